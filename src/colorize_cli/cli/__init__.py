@@ -1,0 +1,57 @@
+"""The command line: parses, builds options, makes one call, renders. The only place that prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+from click_default_group import DefaultGroup
+
+from colorize_cli import __version__
+from colorize_cli.cli.photos import photos
+from colorize_cli.cli.train import train
+
+PROGRAM = "colorize"
+
+
+class ColoringFirst(DefaultGroup):  # type: ignore[misc]
+    """A group whose help page shows the default command's usage and options before the other commands."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The default command's help, then the commands."""
+        default = click.Context(photos, info_name=ctx.info_name, parent=ctx.parent)
+        photos.format_help(default, formatter)
+        self.format_commands(ctx, formatter)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All but the default command, which needs no name."""
+        return [name for name in super().list_commands(ctx) if name != photos.name]
+
+
+@click.group(
+    cls=ColoringFirst,
+    default=photos.name,
+    default_if_no_args=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    """Colour old photographs."""
+
+
+cli.add_command(photos)
+cli.add_command(train)
+
+
+def main() -> NoReturn:
+    """The console script: exit 0 done, 1 a photo failed, 2 a bad option, model or device, 130 interrupted."""
+    try:
+        code = cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

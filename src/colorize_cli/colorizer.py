@@ -1,0 +1,205 @@
+"""Photo in, colourings out: owns the order of the three stages, the device and the dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from colorize_cli import chroma, palette, photo
+from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
+from colorize_cli.config import SamplingOptions
+from colorize_cli.errors import OptionError
+from colorize_cli.sampling import SampleRequest, draw_samples, noise_stream, project_context
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the three stages say of one sample of a photo, whatever the photo's size."""
+
+    index: int  # sample number, from 1
+    bins: np.ndarray  # (64, 64) int16, 0..511
+    low_res: np.ndarray  # (64, 64, 3) uint8, the colour upsampler's RGB
+    rgb: np.ndarray  # (256, 256, 3) uint8, the spatial upsampler's RGB
+    bits_per_pixel: float  # the core's own at temperature 1
+
+
+@dataclass(frozen=True, eq=False)
+class Colorization:
+    """One colouring of a photo."""
+
+    index: int  # sample number, from 1
+    image: Image.Image  # the photo's own luminance and size with the predicted colour; RGB, or RGBA with its alpha
+    model_rgb: Image.Image  # the spatial upsampler's own 256x256 RGB
+    low_res: Image.Image  # the colour upsampler's 64x64 RGB
+    coarse: Image.Image  # the core's 64x64 image in 512 colours
+    bits_per_pixel: float  # of the coarse image, the core's own at temperature 1
+    seed: int
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class GrayPhoto:
+    """A photo as the model sees it; made by `see`."""
+
+    gray_256: np.ndarray  # (256, 256) uint8, also what keys the noise
+    gray_64: np.ndarray  # (64, 64) uint8
+    backbone_gray: np.ndarray  # (192, 192) uint8
+
+
+def see(luma: np.ndarray) -> GrayPhoto:
+    """The model's view of a photo's luma `(H, W)` uint8: the whole of it, squashed to squares."""
+    gray_256, gray_64 = photo.square_grays(luma)
+    small = max(luma.shape) <= gray_64.shape[0]
+    return GrayPhoto(gray_256, gray_64, photo.backbone_gray(gray_64 if small else gray_256))
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; one that this machine lacks raises `OptionError`."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = device.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (number and (kind != "cuda" or not number.isdigit())):
+        raise OptionError(f"device is {device!r}; it must be auto, cpu, cuda, cuda:NUMBER or mps")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise OptionError(f"device is {device!r}, but {count or 'no'} CUDA device is here; use --device cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("device is 'mps', but there is none here; use --device cpu")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on CUDA; float32 elsewhere, where the small model gains nothing by bfloat16."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise OptionError(f"dtype is {dtype!r}; it must be auto, {' or '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+class Colorizer:
+    """A loaded model; colours photos one after another.
+
+    For one kind of machine, torch version, dtype and number of threads, a sample depends on the weights, the
+    photo's 256x256 gray, the options, the seed and its number alone.
+    """
+
+    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        for stage in (model.core, model.color_upsampler, model.spatial_upsampler):
+            stage.to(device=device, dtype=dtype)
+
+    @classmethod
+    def from_pretrained(cls, model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto") -> Colorizer:
+        """Load a shipped name, a model folder or a hub id.
+
+        Raises `ModelError` for a model that cannot be found or verified, `OptionError` for a device or dtype
+        that cannot be had.
+        """
+        torch_device = resolve_device(device)
+        torch_dtype = resolve_dtype(dtype, torch_device)
+        return cls(load_model(model), torch_device, torch_dtype)
+
+    def temperature(self, options: SamplingOptions) -> float:
+        """The request's temperature, or the model's recommended one."""
+        return self.model.temperature if options.temperature is None else options.temperature
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        photos: Sequence[GrayPhoto],
+        options: SamplingOptions,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Prediction]]:
+        """Run the three stages over photos drawn together; a list of samples for each.
+
+        `progress` is called with the number of rows of coarse samples drawn, 64 a sample.
+        Temperature 0 gives one sample: all would be the same.
+        """
+        temperature = self.temperature(options)
+        count = 1 if temperature == 0 else options.samples
+        requests = []
+        for gray_photo in photos:
+            gray = self._tensor(gray_photo.gray_64).int()
+            context = self.model.core.encode(gray, self._tensor(gray_photo.backbone_gray))
+            projections = project_context(self.model.core, context)
+            for index in range(count):
+                noise = noise_stream(options.seed, index, gray_photo.gray_256)
+                requests.append(SampleRequest(projections, noise))
+        drawn = draw_samples(self.model.core, requests, temperature, progress)
+        results: list[list[Prediction]] = []
+        for number, gray_photo in enumerate(photos):
+            predictions = []
+            for index, sample in enumerate(drawn[number * count : (number + 1) * count]):
+                low_res, rgb = self._upsample(sample.bins, gray_photo)
+                predictions.append(Prediction(index + 1, sample.bins, low_res, rgb, sample.bits_per_pixel))
+            results.append(predictions)
+        return results
+
+    def colorize(
+        self,
+        source: photo.Photo | Image.Image | str | Path,
+        samples: int = 3,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        saturation: float = 1.0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Colorization]:
+        """Colour one photo.
+
+        Args:
+            source: a path, a Pillow image, or a photo opened by `photo.open_photo`.
+            samples: how many colourings, at least 1. Temperature 0 gives one.
+            temperature: of the drawing; None takes the model's own, 0 the most likely colour each time.
+            seed: of the noise, at least 0.
+            saturation: scales the predicted chroma.
+            progress: called with the number of rows of coarse samples drawn, 64 a sample.
+
+        Raises:
+            OptionError: an option is out of its range.
+            PhotoError: the photo cannot be read.
+        """
+        options = SamplingOptions(samples, temperature, seed, saturation)
+        opened = source if isinstance(source, photo.Photo) else photo.open_photo(source)
+        (predictions,) = self.predict([see(opened.luma)], options, progress)
+        return list(self.join(opened, predictions, options))
+
+    def join(
+        self, opened: photo.Photo, predictions: Iterable[Prediction], options: SamplingOptions
+    ) -> Iterable[Colorization]:
+        """Put predicted colours under the photo's own luminance, one sample at a time."""
+        for prediction in predictions:
+            rgb = chroma.join(opened.luma, prediction.rgb, options.saturation)
+            image = Image.fromarray(rgb)
+            if opened.alpha is not None:
+                image.putalpha(Image.fromarray(opened.alpha))
+            yield Colorization(
+                index=prediction.index,
+                image=image,
+                model_rgb=Image.fromarray(prediction.rgb),
+                low_res=Image.fromarray(prediction.low_res),
+                coarse=Image.fromarray(palette.bins_to_rgb(prediction.bins).astype(np.uint8)),
+                bits_per_pixel=prediction.bits_per_pixel,
+                seed=options.seed,
+                temperature=self.temperature(options),
+            )
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(array))[None].to(self.device)
+
+    def _upsample(self, bins: np.ndarray, gray_photo: GrayPhoto) -> tuple[np.ndarray, np.ndarray]:
+        levels = palette.bins_to_levels(self._tensor(bins).long())
+        low_res = self.model.color_upsampler.upsample(levels, self._tensor(gray_photo.gray_64).long())
+        side = gray_photo.gray_256.shape[0] // gray_photo.gray_64.shape[0]
+        blocks = low_res.long().repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+        rgb = self.model.spatial_upsampler.upsample(blocks, self._tensor(gray_photo.gray_256).long())
+        return low_res[0].cpu().numpy(), rgb[0].cpu().numpy()

@@ -1,0 +1,17 @@
+"""The errors that colorize raises on purpose: every message says what, where and what to do next."""
+
+
+class ColorizeError(Exception):
+    """Base of every error that is the user's to mend."""
+
+
+class OptionError(ColorizeError):
+    """An option has a value it cannot have, or the machine cannot meet it."""
+
+
+class PhotoError(ColorizeError):
+    """A photo cannot be read, or its result cannot be written."""
+
+
+class ModelError(ColorizeError):
+    """A model folder, checkpoint or tensor is missing, left over, mis-shaped or altered."""

@@ -1,0 +1,210 @@
+"""Axial attention, its MLP, conditional norm and position embedding (sections 3.2 and 4.1 of the paper).
+
+Tensors are `(B, H, W, D)` unless said otherwise. Blocks are post-norm: `x = norm(x + block(x))`.
+A *window* is a rectangle of the canvas; positions and relative biases are cut to it, so that a stack
+of a large canvas can be trained on small pieces.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPSILON = 1e-3  # Keras' default, in every norm of the published model
+MASKED = -1e6  # added to the score of a key in the future
+BLOCK_SCALE = 0.1  # of every block's last weights at the start: a fresh post-norm stack is nearly the identity
+
+
+class Window(NamedTuple):
+    """A rectangle of the canvas, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, x: Tensor) -> Tensor:
+        """The window's part of `(B, H, W, ...)`."""
+        return x[:, self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+class PositionEmbedding(nn.Module):
+    """Factorised positions: a learned row vector plus a learned column vector."""
+
+    def __init__(self, height: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(height, 1, hidden) * 0.02)
+        self.columns = nn.Parameter(torch.randn(width, hidden) * 0.02)
+
+    def forward(self, window: Window | None = None) -> Tensor:
+        """Returns `(H, W, D)` of the window, or of the whole canvas."""
+        if window is None:
+            return self.rows + self.columns
+        rows = self.rows[window.top : window.top + window.height]
+        return rows + self.columns[window.left : window.left + window.width]
+
+
+class AxialAttention(nn.Module):
+    """Multi-head self-attention along one axis, with a relative bias, optionally causal and conditioned.
+
+    Conditioned (section 4.1, conditional self-attention): each of q, k and v is scaled and shifted by a
+    projection of the context.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        length: int,
+        *,
+        axis: int,
+        causal: bool = False,
+        context_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        assert axis in (1, 2)
+        self.heads, self.length, self.axis, self.causal = heads, length, axis, causal
+        self.head_size = hidden // heads
+        self.qkv = nn.Linear(hidden, 3 * hidden, bias=False)
+        self.output = nn.Linear(hidden, hidden, bias=False)
+        self.output.weight.data.mul_(BLOCK_SCALE)
+        self.relative_bias = nn.Parameter(torch.zeros(heads, 2 * length))
+        self.condition: nn.Linear | None = None
+        if context_size is not None:
+            # Outputs (3 of q k v, heads, 2 of scale shift, head size), flattened.
+            self.condition = nn.Linear(context_size, 6 * hidden, bias=False)
+
+    def bias(self, length: int | None = None) -> Tensor:
+        """Scores to add for query i and key j, `(heads, L, L)`: the table's entry `j - i + length - 1`."""
+        length = length or self.length
+        position = torch.arange(length, device=self.relative_bias.device)
+        index = position[None, :] - position[:, None] + self.length - 1  # (L, L)
+        bias = self.relative_bias[:, index]  # (heads, L, L)
+        if self.causal:
+            bias = bias.masked_fill(position[None, :] > position[:, None], MASKED)
+        return bias
+
+    def project(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        """q, k, v of `(..., D)`, scaled and shifted by `modulation` `(..., 6D)`: `(..., 3, heads, head size)`."""
+        qkv: Tensor = self.qkv(x)
+        qkv = qkv.view(*x.shape[:-1], 3, self.heads, self.head_size)
+        if modulation is not None:
+            scale, shift = self.split_modulation(modulation)
+            qkv = torch.addcmul(shift, qkv, scale)
+        return qkv
+
+    def split_modulation(self, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift `(..., 3, heads, head size)` of a projected `(..., 6D)`."""
+        shape = (*modulation.shape[:-1], 3, self.heads, 2, self.head_size)
+        scale, shift = modulation.reshape(shape).unbind(-2)
+        return scale, shift
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns `(B, H, W, D)`; `context` `(B, H, W, C)` where the attention is conditioned."""
+        modulation = self.condition(context) if self.condition is not None and context is not None else None
+        qkv = self.project(x, modulation)  # (B, H, W, 3, heads, head size)
+        order = (3, 0, 1, 4, 2, 5) if self.axis == 2 else (3, 0, 2, 4, 1, 5)
+        q, k, v = qkv.permute(order).flatten(1, 2).unbind(0)  # each (B * lines, heads, L, head size)
+        bias = self.bias(q.shape[-2]).to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        lines = x.shape[1] if self.axis == 2 else x.shape[2]
+        out = out.transpose(1, 2).reshape(x.shape[0], lines, -1, x.shape[-1])  # (B, lines, L, D)
+        if self.axis == 1:
+            out = out.transpose(1, 2)
+        projected: Tensor = self.output(out)
+        return projected
+
+
+class MLP(nn.Module):
+    """Two layers with a ReLU; conditioned, its output is scaled and shifted by a projection of the context."""
+
+    def __init__(self, hidden: int, feed_forward: int, context_size: int | None = None) -> None:
+        super().__init__()
+        self.expand = nn.Linear(hidden, feed_forward)
+        self.contract = nn.Linear(feed_forward, hidden)
+        self.contract.weight.data.mul_(BLOCK_SCALE)
+        self.condition: nn.Linear | None = None
+        if context_size is not None:
+            self.condition = nn.Linear(context_size, 2 * hidden)  # outputs (shift, scale), in this order
+
+    def modulated(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        """`(..., D)` with `modulation` `(..., 2D)` already projected."""
+        x = self.contract(F.relu(self.expand(x)))
+        if modulation is None:
+            return x
+        shift, scale = modulation.chunk(2, dim=-1)
+        return torch.addcmul(shift, x, scale)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns `(..., D)`."""
+        conditioned = self.condition is not None and context is not None
+        return self.modulated(x, self.condition(context) if conditioned and self.condition else None)
+
+
+class ConditionalNorm(nn.Module):
+    """LayerNorm whose scale and shift come from a learned spatial average of the context."""
+
+    def __init__(self, hidden: int, height: int, width: int, context_size: int) -> None:
+        super().__init__()
+        self.normalize = nn.LayerNorm(hidden, eps=NORM_EPSILON)
+        self.spatial_average = nn.Parameter(torch.full((1, height, width, 1), 1.0))
+        self.condition = nn.Linear(context_size, 2 * hidden)  # outputs (scale, shift)
+        with torch.no_grad():  # starts as the plain norm
+            self.condition.weight.mul_(0.1)
+            self.condition.bias[:hidden].fill_(1.0)
+            self.condition.bias[hidden:].zero_()
+
+    def modulation(self, context: Tensor) -> Tensor:
+        """Scale and shift `(B, 1, 1, 2D)` from the whole context `(B, H, W, C)`."""
+        average = (self.spatial_average * context).mean(dim=(1, 2), keepdim=True)
+        modulation: Tensor = self.condition(average)
+        return modulation
+
+    def modulated(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """`(B, ..., D)` with a modulation that broadcasts to it."""
+        scale, shift = modulation.chunk(2, dim=-1)
+        return torch.addcmul(shift, self.normalize(x), scale)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Returns `(B, H, W, D)`; `context` is always the whole canvas, as in training."""
+        return self.modulated(x, self.modulation(context))
+
+
+class AxialLayer(nn.Module):
+    """Row attention, MLP, column attention, MLP, each post-norm (section 3.2)."""
+
+    def __init__(self, hidden: int, feed_forward: int, heads: int, height: int, width: int) -> None:
+        super().__init__()
+        self.row_attention = AxialAttention(hidden, heads, width, axis=2)
+        self.row_mlp = MLP(hidden, feed_forward)
+        self.column_attention = AxialAttention(hidden, heads, height, axis=1)
+        self.column_mlp = MLP(hidden, feed_forward)
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden, eps=NORM_EPSILON) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `(B, H, W, D)`."""
+        blocks = (self.row_attention, self.row_mlp, self.column_attention, self.column_mlp)
+        for block, norm in zip(blocks, self.norms, strict=True):
+            x = norm(x + block(x))
+        return x
+
+
+class AxialStack(nn.Module):
+    """Positions added once, then axial layers."""
+
+    def __init__(self, hidden: int, feed_forward: int, heads: int, resolution: int, layers: int) -> None:
+        super().__init__()
+        self.positions = PositionEmbedding(resolution, resolution, hidden)
+        self.layers = nn.ModuleList(
+            AxialLayer(hidden, feed_forward, heads, resolution, resolution) for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """Returns `(B, H, W, D)`."""
+        x = x + self.positions(window)
+        for layer in self.layers:
+            x = layer(x)
+        return x

@@ -1,0 +1,86 @@
+"""The colour upsampler and the spatial upsampler (section 4.2 of the paper).
+
+Both run one network once for each RGB channel, every pixel in parallel; the three channels are one batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colorize_cli.config import LEVELS, NUM_LEVELS, ColorUpsamplerConfig, SpatialUpsamplerConfig
+from colorize_cli.models.layers import AxialStack, Window
+
+
+class ChannelUpsampler(nn.Module):
+    """One channel's symbols and the gray photo to 256 levels a pixel."""
+
+    def __init__(self, config: ColorUpsamplerConfig | SpatialUpsamplerConfig, levels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.levels = levels
+        hidden = config.hidden
+        self.channel_embedding = nn.Embedding(3 * levels, hidden)
+        self.gray_embedding = nn.Embedding(NUM_LEVELS, hidden)
+        self.merge = nn.Linear(2 * hidden, hidden)
+        self.stack = AxialStack(hidden, config.feed_forward, config.heads, config.resolution, config.layers)
+        self.head = nn.Linear(hidden, NUM_LEVELS)
+
+    def hidden_states(self, symbols: Tensor, gray: Tensor, window: Window | None = None) -> Tensor:
+        """What the head sees, `(B, h, w, D)`.
+
+        Args:
+            symbols: `(B, h, w)` int: `level + levels * channel`.
+            gray: `(B, h, w)` int, 0..255.
+            window: where on the canvas they are; the whole canvas if None.
+        """
+        # The merge of the two embeddings, done on the tables: a look-up a pixel and no matrix product.
+        hidden = self.config.hidden
+        by_symbol = F.linear(self.channel_embedding.weight, self.merge.weight[:, :hidden], self.merge.bias)
+        by_gray = F.linear(self.gray_embedding.weight, self.merge.weight[:, hidden:])
+        x = F.embedding(symbols, by_symbol) + F.embedding(gray, by_gray)
+        out: Tensor = self.stack(x, window)
+        return out
+
+    def channel_logits(self, symbols: Tensor, gray: Tensor, window: Window | None = None) -> Tensor:
+        """Logits `(B, h, w, 256)` of one channel a batch entry."""
+        logits: Tensor = self.head(self.hidden_states(symbols, gray, window))
+        return logits
+
+    def symbols(self, levels: Tensor) -> Tensor:
+        """Levels `(B, H, W, 3)` to symbols `(B, 3, H, W)`."""
+        offset = torch.arange(3, device=levels.device) * self.levels
+        return (levels + offset).permute(0, 3, 1, 2)
+
+    def forward(self, levels: Tensor, gray: Tensor) -> Tensor:
+        """Logits `(B, H, W, 3, 256)` of `levels` `(B, H, W, 3)` int and `gray` `(B, H, W)` int."""
+        symbols = self.symbols(levels).flatten(0, 1)  # (B * 3, H, W)
+        logits = self.channel_logits(symbols, gray.repeat_interleave(3, dim=0))
+        return logits.view(-1, 3, *logits.shape[1:]).permute(0, 2, 3, 1, 4)
+
+    def upsample(self, levels: Tensor, gray: Tensor) -> Tensor:
+        """The most likely levels, RGB `(B, H, W, 3)` uint8."""
+        symbols = self.symbols(levels).flatten(0, 1)  # (B * 3, H, W)
+        states = self.hidden_states(symbols, gray.repeat_interleave(3, dim=0))
+        # One channel's logits at a time: all of a large image would be the biggest tensor by far.
+        best = torch.stack([self.head(state).argmax(dim=-1) for state in states])
+        return best.view(-1, 3, *best.shape[1:]).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+class ColorUpsampler(ChannelUpsampler):
+    """512 colours to full depth at the core's size; `levels` are the 8 coarse levels of each channel."""
+
+    config: ColorUpsamplerConfig
+
+    def __init__(self, config: ColorUpsamplerConfig) -> None:
+        super().__init__(config, LEVELS)
+
+
+class SpatialUpsampler(ChannelUpsampler):
+    """256x256 RGB from the 64x64 RGB enlarged to blocks; `levels` are its 256 levels of each channel."""
+
+    config: SpatialUpsamplerConfig
+
+    def __init__(self, config: SpatialUpsamplerConfig) -> None:
+        super().__init__(config, NUM_LEVELS)

@@ -1,0 +1,266 @@
+"""How the core's image is drawn: raster order, exact caches, one noise stream a sample (section 4.1).
+
+The outer decoder runs one row at a time against its columns' cache, the inner decoder one pixel at a time
+against its row's cache. All work has one fixed shape, a tile of `TILE` samples, so that a sample does not
+depend on how many others are drawn with it. Unlike the published sampling loop, the conditional norms
+average the gray context of the whole image, as in training: drawing gives the teacher-forced logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from colorize_cli.config import NUM_COLORS
+from colorize_cli.models.coarse import ColTranCore, ConditionalLayer
+from colorize_cli.models.layers import AxialAttention
+
+TILE = 4  # samples in flight; never another number, whatever was asked for
+
+
+class KeyValueCache:
+    """Keys and values of one attention, preallocated: `(T, lines, heads, length, head size)`.
+
+    `lines` is the number of columns for the outer decoder's column attention, 1 for the inner's row attention.
+    """
+
+    def __init__(self, attention: AxialAttention, lines: int, like: Tensor) -> None:
+        shape = (TILE, lines, attention.heads, attention.length, attention.head_size)
+        self.keys = like.new_zeros(shape)
+        self.values = like.new_zeros(shape)
+
+    def update(self, position: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store `(T, lines, heads, head size)` at `position`; returns all up to there, `(T * lines, heads, n, .)`."""
+        self.keys[:, :, :, position] = key
+        self.values[:, :, :, position] = value
+        until = position + 1
+        return self.keys[:, :, :, :until].flatten(0, 1), self.values[:, :, :, :until].flatten(0, 1)
+
+
+class LayerProjections(NamedTuple):
+    """What a conditional layer takes from the gray context alone."""
+
+    attention: Tensor  # (H, W, 6D), the gray part where the layer sees the outer context too
+    mlp: Tensor  # (H, W, 2D), likewise
+    attention_norm: Tensor  # (2D,)
+    mlp_norm: Tensor  # (2D,)
+
+
+class ContextProjections(NamedTuple):
+    """Everything the two decoders need of one photo, computed once before drawing."""
+
+    outer_input: Tensor  # (H, W, D): positions + gray context
+    inner_input: Tensor  # (H, W, D): positions + gray context
+    outer_rows: list[LayerProjections]
+    outer_columns: list[LayerProjections]
+    inner: list[LayerProjections]
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One sample to draw: of which photo, with which noise."""
+
+    projections: ContextProjections
+    noise: np.random.Generator
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseSample:
+    """One drawn coarse image."""
+
+    bins: np.ndarray  # (H, W) int16, 0..511
+    bits_per_pixel: float  # the core's own at temperature 1, whatever it was drawn with
+
+
+def noise_stream(seed: int, sample: int, gray_256: np.ndarray) -> np.random.Generator:
+    """The noise of sample `sample` (from 0) of a photo: Philox keyed by seed, sample and the 256x256 gray bytes."""
+    digest = hashlib.sha256(f"{seed}:{sample}:".encode() + np.ascontiguousarray(gray_256).tobytes()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def gumbel_row(noise: np.random.Generator, width: int) -> np.ndarray:
+    """The next row's Gumbel noise, `(W, 512)` float32."""
+    exponential = noise.standard_exponential((width, NUM_COLORS))
+    return -np.log(np.maximum(exponential, 1e-30)).astype(np.float32)
+
+
+def project_context(core: ColTranCore, gray_context: Tensor) -> ContextProjections:
+    """All projections of one photo's gray context `(1, H, W, D)`."""
+    hidden = core.config.hidden
+
+    def project(layer: ConditionalLayer) -> LayerProjections:
+        attention, mlp = layer.attention.condition, layer.mlp.condition
+        assert attention is not None and mlp is not None
+        # The first `hidden` inputs of a condition are the gray context; any others are the outer context.
+        return LayerProjections(
+            F.linear(gray_context, attention.weight[:, :hidden])[0],
+            F.linear(gray_context, mlp.weight[:, :hidden], mlp.bias)[0],
+            layer.attention_norm.modulation(gray_context).flatten(),
+            layer.mlp_norm.modulation(gray_context).flatten(),
+        )
+
+    return ContextProjections(
+        (gray_context + core.outer.positions())[0],
+        (gray_context + core.inner.positions())[0],
+        [project(layer) for layer in core.outer.row_layers],
+        [project(layer) for layer in core.outer.column_layers],
+        [project(layer) for layer in core.inner.layers],
+    )
+
+
+class TileSampler:
+    """Draws one tile of samples, row by row."""
+
+    def __init__(self, core: ColTranCore, requests: Sequence[SampleRequest], temperature: float) -> None:
+        assert 1 <= len(requests) <= TILE
+        self.core, self.temperature = core, temperature
+        self.size = core.config.resolution
+        self.heads, self.head_size = core.config.heads, core.config.hidden // core.config.heads
+        # The padding draws once more what the last request draws; its results are thrown away.
+        slots = [*requests, *[requests[-1]] * (TILE - len(requests))]
+        self.photos = [request.projections for request in slots]
+        self.one_photo = all(p is self.photos[0] for p in self.photos)
+        self.streams = [request.noise for request in requests]
+        like = requests[0].projections.outer_input
+        self.column_caches = [KeyValueCache(layer.attention, self.size, like) for layer in core.outer.column_layers]
+        self.row_caches = [KeyValueCache(layer.attention, 1, like) for layer in core.inner.layers]
+        self.row_biases = [layer.attention.bias().to(like.dtype) for layer in core.outer.row_layers]
+        self.column_biases = [layer.attention.bias().to(like.dtype) for layer in core.outer.column_layers]
+        self.inner_biases = [layer.attention.bias().to(like.dtype) for layer in core.inner.layers]
+        self.bins = torch.zeros((TILE, self.size, self.size), dtype=torch.int64, device=like.device)
+        self.bits = torch.zeros(TILE, dtype=torch.float64, device=like.device)
+
+    def gather(self, tensors: list[Tensor]) -> Tensor:
+        """One tensor of every slot as `(T, ...)`; no copy where all slots are one photo's."""
+        if self.one_photo:
+            return tensors[0].expand(TILE, *tensors[0].shape)
+        return torch.stack(tensors)
+
+    def rows(self) -> Iterator[int]:
+        """Draw the whole tile into `bins` and `bits`, one row a step."""
+        outer_context = self.gather([torch.zeros_like(p.outer_input[0]) for p in self.photos])  # (T, W, D)
+        for row in range(self.size):
+            if row > 0:
+                outer_context = self.outer_row(row - 1)
+            self.inner_row(row, outer_context)
+            yield row
+
+    def outer_row(self, row: int) -> Tensor:
+        """Run the outer decoder over drawn row `row`; returns the outer context of the next row, `(T, W, D)`."""
+        core = self.core
+        x = core.pixel_embedding(self.bins[:, row]) + self.gather([p.outer_input[row] for p in self.photos])
+        for index, (row_layer, column_layer) in enumerate(
+            zip(core.outer.row_layers, core.outer.column_layers, strict=True)
+        ):
+            mods = self.layer_row([p.outer_rows[index] for p in self.photos], row)
+            qkv = row_layer.attention.project(x, mods.attention)  # (T, W, 3, heads, head size)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (T, heads, W, head size)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.row_biases[index][None])
+            out = row_layer.attention.output(out.transpose(1, 2).flatten(-2))
+            x = self.finish_layer(row_layer, x, out, mods)
+
+            mods = self.layer_row([p.outer_columns[index] for p in self.photos], row)
+            qkv = column_layer.attention.project(x, mods.attention)
+            q, k, v = qkv.unbind(2)  # (T, W, heads, head size)
+            keys, values = self.column_caches[index].update(row, k, v)  # (T * W, heads, row + 1, head size)
+            bias = self.column_biases[index][:, row : row + 1, : row + 1]  # (heads, 1, row + 1)
+            out = F.scaled_dot_product_attention(q.flatten(0, 1)[:, :, None], keys, values, attn_mask=bias[None])
+            out = column_layer.attention.output(out.reshape(TILE, self.size, -1))
+            x = self.finish_layer(column_layer, x, out, mods)
+        context: Tensor = x
+        return context
+
+    def layer_row(self, slots: list[LayerProjections], row: int) -> LayerProjections:
+        """A layer's projections at one row, `(T, W, .)`; its norms' `(T, 1, 2D)`."""
+        return LayerProjections(
+            self.gather([slot.attention[row] for slot in slots]),
+            self.gather([slot.mlp[row] for slot in slots]),
+            self.gather([slot.attention_norm for slot in slots])[:, None],
+            self.gather([slot.mlp_norm for slot in slots])[:, None],
+        )
+
+    def finish_layer(self, layer: ConditionalLayer, x: Tensor, attended: Tensor, mods: LayerProjections) -> Tensor:
+        """Residual, norm, MLP, residual, norm on `(T, W, D)`."""
+        x = layer.attention_norm.modulated(x + attended, mods.attention_norm)
+        return layer.mlp_norm.modulated(x + layer.mlp.modulated(x, mods.mlp), mods.mlp_norm)
+
+    def inner_row(self, row: int, outer_context: Tensor) -> None:
+        """Draw one row pixel by pixel."""
+        core, size, hidden = self.core, self.size, self.core.config.hidden
+        base = (self.gather([p.inner_input[row] for p in self.photos]) + outer_context).unbind(1)  # W times (T, D)
+        steps = []
+        for index, layer in enumerate(core.inner.layers):
+            mods = self.layer_row([p.inner[index] for p in self.photos], row)
+            attention, mlp = layer.attention.condition, layer.mlp.condition
+            assert attention is not None and mlp is not None
+            modulation = mods.attention + F.linear(outer_context, attention.weight[:, hidden:])
+            scale, shift = layer.attention.split_modulation(modulation)
+            scales = scale.flatten(2).unbind(1)  # W times (T, 3D)
+            shifts = shift.flatten(2).unbind(1)
+            mlp_mods = (mods.mlp + F.linear(outer_context, mlp.weight[:, hidden:])).unbind(1)
+            norms = (*mods.attention_norm[:, 0].chunk(2, -1), *mods.mlp_norm[:, 0].chunk(2, -1))
+            steps.append((layer, scales, shifts, mlp_mods, norms))
+        noise = None
+        if self.temperature > 0:
+            rows = [gumbel_row(stream, size) for stream in self.streams]
+            rows.extend([rows[-1]] * (TILE - len(rows)))
+            noise = torch.from_numpy(np.stack(rows, axis=1)).to(base[0].device)  # (W, T, 512)
+        row_logits = []
+        pixel = torch.zeros_like(base[0])
+        for column in range(size):
+            x = pixel + base[column]
+            for index, (layer, scales, shifts, mlp_mods, norms) in enumerate(steps):
+                qkv = torch.addcmul(shifts[column], layer.attention.qkv(x), scales[column])
+                q, k, v = qkv.view(TILE, 1, 3, self.heads, self.head_size).unbind(2)  # (T, 1, heads, head size)
+                keys, values = self.row_caches[index].update(column, k, v)  # (T, heads, column + 1, head size)
+                bias = self.inner_biases[index][:, column : column + 1, : column + 1]
+                out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=bias[None])
+                x = x + layer.attention.output(out.reshape(TILE, -1))
+                x = torch.addcmul(norms[1], layer.attention_norm.normalize(x), norms[0])
+                x = x + layer.mlp.modulated(x, mlp_mods[column])
+                x = torch.addcmul(norms[3], layer.mlp_norm.normalize(x), norms[2])
+            logits = core.head(core.norm(x)).float()  # (T, 512)
+            row_logits.append(logits)
+            scores = logits if noise is None else torch.add(noise[column], logits, alpha=1 / self.temperature)
+            drawn = scores.argmax(dim=-1)
+            self.bins[:, row, column] = drawn
+            pixel = core.pixel_embedding(drawn)
+        log_probability = torch.stack(row_logits, dim=1).log_softmax(dim=-1)  # (T, W, 512)
+        self.bits -= log_probability.gather(-1, self.bins[:, row, :, None]).double().sum(dim=(1, 2)) / math.log(2)
+
+
+@torch.inference_mode()
+def draw_samples(
+    core: ColTranCore,
+    requests: Sequence[SampleRequest],
+    temperature: float = 1.0,
+    progress: Callable[[int], None] | None = None,
+) -> list[CoarseSample]:
+    """Draw every request, in order.
+
+    Args:
+        core: the model, in evaluation mode; its dtype and device are those of the work.
+        requests: samples of one photo or of many.
+        temperature: divides the logits; 0 takes the most likely colour of each pixel.
+        progress: called with the number of rows finished, counted once for each request.
+    """
+    results: list[CoarseSample] = []
+    for start in range(0, len(requests), TILE):
+        tile = requests[start : start + TILE]
+        sampler = TileSampler(core, tile, temperature)
+        count = len(tile)
+        for _ in sampler.rows():
+            if progress is not None:
+                progress(count)
+        bins = sampler.bins.cpu().numpy().astype(np.int16)
+        bits = (sampler.bits / core.config.resolution**2).tolist()
+        results.extend(CoarseSample(bins[i], bits[i]) for i in range(count))
+    return results

@@ -1,0 +1,172 @@
+"""Photographs for training: decoded once into a memory-mapped cache, cropped and aged on the fly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from colorize_cli.config import CORE_SIZE, FULL_SIZE
+from colorize_cli.errors import PhotoError
+from colorize_cli.models.backbone import INPUT_SIZE
+
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+def read_photos(source: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Names and RGB photos of a folder, a tar or a tar.gz, in their order there (a folder's: sorted)."""
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.suffix.lower() in PHOTO_SUFFIXES:
+                with Image.open(path) as image:
+                    yield path.stem, image.convert("RGB")
+        return
+    try:
+        with tarfile.open(source) as archive:
+            for member in archive:
+                if not member.isfile() or Path(member.name).suffix.lower() not in PHOTO_SUFFIXES:
+                    continue
+                file = archive.extractfile(member)
+                assert file is not None
+                with Image.open(io.BytesIO(file.read())) as image:
+                    yield Path(member.name).stem, image.convert("RGB")
+    except (OSError, tarfile.TarError) as error:
+        raise PhotoError(f"{source}: {error}; give a folder, a .tar or a .tar.gz of photographs") from error
+
+
+def build_cache(sources: list[Path], folder: Path, leave_out: frozenset[str] = frozenset()) -> None:
+    """Decode `sources` into `folder`: `photos.u8` (raw HWC bytes) and `index.json` (names and places)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    offset = 0
+    with (folder / "photos.u8").open("wb") as out:
+        for source in sources:
+            for name, image in read_photos(source):
+                if name in leave_out:
+                    continue
+                out.write(image.tobytes())
+                names.append(name)
+                places.append((offset, image.height, image.width))
+                offset += image.height * image.width * 3
+    (folder / "index.json").write_text(json.dumps({"names": names, "places": places}))
+
+
+class PhotoCache:
+    """Photos of a cache folder by number: `HWC uint8, 0..255`, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        index = json.loads((folder / "index.json").read_text())
+        self.names: list[str] = index["names"]
+        self.places = np.array(index["places"], dtype=np.int64)
+        self.bytes = np.memmap(folder / "photos.u8", dtype=np.uint8, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        offset, height, width = self.places[number]
+        return self.bytes[offset : offset + height * width * 3].reshape(height, width, 3)
+
+
+def cached_photos(source: Path, folder: Path, leave_out: frozenset[str] = frozenset()) -> PhotoCache:
+    """The decoded photographs of `source`, from a cache below `folder`, which is made where it is missing."""
+    if not source.exists():
+        raise PhotoError(f"{source} does not exist; give a folder, a .tar or a .tar.gz of photographs")
+    key = hashlib.sha256(f"{source.resolve()}:{source.stat().st_mtime_ns}:{sorted(leave_out)}".encode())
+    place = folder / f"{source.name.partition('.')[0]}-{key.hexdigest()[:12]}"
+    if not (place / "index.json").exists():
+        build_cache([source], place, leave_out)
+    return PhotoCache(place)
+
+
+def random_box(
+    rng: np.random.Generator, height: int, width: int, least_area: float
+) -> tuple[float, float, float, float]:
+    """A crop `(left, top, right, bottom)` of at least `least_area` of the photo, aspect 1:2 to 2:1."""
+    for _ in range(8):
+        area = height * width * rng.uniform(least_area, 1.0)
+        aspect = (width / height) * math.exp(rng.normal(0, 0.25))
+        aspect = min(max(aspect, 0.5), 2.0)
+        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            return left, top, left + w, top + h
+    return 0, 0, width, height
+
+
+def crop(photo: np.ndarray, rng: np.random.Generator, size: int, least_area: float) -> np.ndarray:
+    """A random crop and flip squashed to `(size, size, 3)` uint8, as the command squashes a photo."""
+    image = Image.fromarray(photo)
+    box = random_box(rng, photo.shape[0], photo.shape[1], least_area)
+    shrinks = box[2] - box[0] >= size and box[3] - box[1] >= size
+    method = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    pixels = np.asarray(image.resize((size, size), method, box=box))
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+def age(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A photo as an old print shows it: other tones, blur, grain; the colour stays, the luma changes.
+
+    `rgb` `(H, W, 3)` uint8; returns the same. Each defect is drawn on its own, so most photos keep most of theirs.
+    """
+    image = Image.fromarray(rgb)
+    luma: np.ndarray = np.asarray(image.convert("L"), dtype=np.float32)
+    new = luma
+    if rng.random() < 0.25:  # orthochromatic film: blue light, red dark
+        weights = np.array([0.299, 0.587, 0.114]) + rng.uniform(0, 1) * np.array([-0.25, 0.0, 0.25])
+        new = rgb.astype(np.float32) @ weights.astype(np.float32)
+    if rng.random() < 0.25:
+        radius = rng.uniform(0.3, 1.5) * rgb.shape[0] / FULL_SIZE
+        blurred = Image.fromarray(new.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+        new = np.asarray(blurred, dtype=np.float32)
+    if rng.random() < 0.5:
+        new = 255 * (new.clip(0, 255) / 255) ** np.float32(math.exp(rng.normal(0, 0.25)))
+    if rng.random() < 0.25:
+        low, high = rng.uniform(0, 60), rng.uniform(190, 255)
+        new = low + new * np.float32((high - low) / 255)
+    if rng.random() < 0.25:
+        grain = rng.standard_normal(new.shape, dtype=np.float32)
+        new = new + grain * np.float32(rng.uniform(2, 12))
+    if new is luma:
+        return rgb
+    aged: np.ndarray = (rgb + (new - luma)[..., None]).clip(0, 255).round().astype(np.uint8)
+    return aged
+
+
+def resize(pixels: np.ndarray, size: int, method: Image.Resampling = Image.Resampling.BOX) -> np.ndarray:
+    """`pixels` `(H, W)` or `(H, W, 3)` uint8 to a square of `size`."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), method))
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """BT.601 luma `(H, W)` uint8 of `(H, W, 3)` uint8: Pillow's mode "L"."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).convert("L"))
+
+
+def backbone_gray(gray: np.ndarray) -> np.ndarray:
+    """The backbone's photo `(192, 192)` uint8 from the sharpest square gray there is."""
+    return resize(gray, INPUT_SIZE, Image.Resampling.BICUBIC)
+
+
+def core_sample(photo: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One photo as the core sees it: gray 64, backbone gray 192, RGB 64, all uint8.
+
+    A photo larger than 64x64 goes through 256x256, as in the command. Without `rng` nothing is random.
+    """
+    small = max(photo.shape[:2]) <= CORE_SIZE
+    size = CORE_SIZE if small else FULL_SIZE
+    if rng is None:
+        rgb = resize(photo, size)
+    else:
+        rgb = age(crop(photo, rng, size, 0.5 if small else 0.3), rng)
+    gray = luma(rgb)
+    eye = backbone_gray(gray)
+    return resize(gray, CORE_SIZE), eye, resize(rgb, CORE_SIZE)

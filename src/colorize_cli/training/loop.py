@@ -1,0 +1,200 @@
+"""One visible loop: bfloat16 model, float32 masters, AdamW, warm-up and cosine decay, Polyak averaging."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from colorize_cli.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How long and how fast."""
+
+    minutes: float
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 100
+    final_fraction: float = 0.05  # of the learning rate, at the end
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    accumulate: int = 1
+    validate_minutes: float = 4.0
+    checkpoint_minutes: float = 2.0
+    dtype: torch.dtype = torch.bfloat16
+
+
+def learning_rate(options: TrainingOptions, step: int, done: float) -> float:
+    """Warm-up over steps, cosine decay over the share `done` of the minutes, 0..1."""
+    warm = min(1.0, (step + 1) / options.warmup_steps)
+    floor = options.final_fraction
+    return options.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Write `state` beside `path` and rename it: a killed process leaves the old file or the new."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def run_training(
+    model: nn.Module,
+    task: Task,
+    folder: Path,
+    options: TrainingOptions,
+    report: Callable[[dict[str, float]], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train the parameters of `model` that require a gradient; resume where `folder` holds a run.
+
+    Writes `checkpoint.pt` (masters, EMA, optimiser, step, seconds), `log.csv` and `validation.csv`; `report`
+    gets the figures. Under `torch.distributed` every process learns from batches of its own, gradients are
+    averaged, and the first process writes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    masters = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+    model.to(options.dtype)
+    parameters = dict(model.named_parameters())
+    learned = [masters[name] for name in names]
+    decayed = [m for m in learned if m.ndim >= 2]
+    plain = [m for m in learned if m.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.98), eps=1e-8)
+    average = {name: masters[name].clone() for name in names}
+    step, seconds, averaged = 0, 0.0, 0
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for name in names:
+            masters[name].copy_(state["masters"][name])
+            average[name].copy_(state["average"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds, averaged = state["step"], state["seconds"], state["averaged"]
+    load(parameters, masters, names)
+
+    def save() -> None:
+        if rank > 0:
+            return
+        save_atomically(
+            {
+                "masters": masters,
+                "average": average,
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "seconds": seconds,
+                "averaged": averaged,
+            },
+            checkpoint,
+        )
+
+    def validate() -> None:
+        if rank > 0:
+            return
+        load(parameters, average, names)
+        model.eval()
+        row = {"step": float(step), "minutes": seconds / 60, **task.validate(model)}
+        model.train()
+        load(parameters, masters, names)
+        report(row)
+        append_row(folder / "validation.csv", row)
+
+    last_validation = last_checkpoint = seconds
+    running: dict[str, float] = {}
+    while not agreed(seconds >= options.minutes * 60 or should_stop(), processes):
+        started = time.monotonic()
+        rate = learning_rate(options, step, seconds / (options.minutes * 60))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for part in range(options.accumulate):
+            loss, figures = task.loss(model, (step * options.accumulate + part) * processes + rank)
+            (loss / options.accumulate).backward()  # type: ignore[no-untyped-call]
+        gradients = []
+        for name in names:
+            gradient = parameters[name].grad
+            masters[name].grad = None if gradient is None else gradient.float()
+            parameters[name].grad = None
+            if gradient is not None:
+                gradients.append(masters[name])
+        if processes > 1:
+            average_gradients(gradients, processes)
+        norm = torch.nn.utils.clip_grad_norm_(gradients, options.clip).item()
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient of step {step} is not finite")
+        optimizer.step()
+        averaged += 1
+        keep = min(options.ema, (1 + averaged) / (10 + averaged))
+        torch._foreach_lerp_([average[n] for n in names], learned, 1 - keep)
+        load(parameters, masters, names)
+        step += 1
+        seconds += time.monotonic() - started
+        for key, value in {**figures, "gradient": norm}.items():
+            running[key] = value if key not in running else 0.98 * running[key] + 0.02 * value
+        if step % 20 == 0 and rank == 0:
+            row = {"step": float(step), "minutes": seconds / 60, "rate": rate, **running}
+            append_row(folder / "log.csv", row)
+            if step % 100 == 0:
+                report(row)
+        if seconds - last_checkpoint > options.checkpoint_minutes * 60:
+            save()
+            last_checkpoint = seconds
+        if seconds - last_validation > options.validate_minutes * 60:
+            validate()
+            last_validation = seconds
+    save()
+    validate()
+
+
+def agreed(stop: bool, processes: int) -> bool:
+    """Whether any process wants to stop: all must leave the loop at the same step."""
+    if processes == 1:
+        return stop
+    vote = torch.tensor(float(stop))
+    dist.all_reduce(vote)
+    return vote.item() > 0
+
+
+def average_gradients(masters: list[Tensor], processes: int) -> None:
+    """Average the gradients of all processes, as one message."""
+    gradients = [m.grad for m in masters if m.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= processes
+    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def load(parameters: dict[str, nn.Parameter], values: dict[str, Tensor], names: Iterable[str]) -> None:
+    """Round `values` into the model's own parameters."""
+    with torch.no_grad():
+        for name in names:
+            parameters[name].copy_(values[name])
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Append to a CSV, with a header where it is new."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})

@@ -1,0 +1,120 @@
+"""Where training starts from: fresh weights that suit the task, earlier runs, or a model folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from colorize_cli.checkpoints import build_stage
+from colorize_cli.config import (
+    NUM_LEVELS,
+    STAGES,
+    BackboneConfig,
+    ColorUpsamplerConfig,
+    CoreConfig,
+    SpatialUpsamplerConfig,
+    StageConfig,
+)
+from colorize_cli.errors import ModelError
+from colorize_cli.models.coarse import ColTranCore
+from colorize_cli.models.upsamplers import ChannelUpsampler
+
+RUN = "run.json"
+CHECKPOINT = "checkpoint.pt"
+MAP_SCALES = (8.0, 4.0, 2.0)  # rough standard deviations of the backbone's three maps
+DECODER_PARTS = frozenset({"outer", "inner", "norm", "head", "pixel_embedding"})
+
+# The sizes that ship.
+SMALL: dict[str, StageConfig] = {
+    "core": CoreConfig(
+        hidden=192,
+        feed_forward=192,
+        encoder_layers=2,
+        outer_layers=1,
+        inner_layers=2,
+        backbone=BackboneConfig(channels=160, blocks=1),
+        gray_bias=True,
+    ),
+    "color_upsampler": ColorUpsamplerConfig(hidden=128, feed_forward=128, layers=3),
+    "spatial_upsampler": SpatialUpsamplerConfig(hidden=64, feed_forward=64, layers=1),
+}
+
+
+def smooth_levels(embedding: nn.Embedding, levels: int, scale: float = 0.5) -> None:
+    """Start an embedding so that neighbouring levels are alike: sines of random frequency and phase."""
+    rows, hidden = embedding.weight.shape
+    level = torch.arange(rows)[:, None] % levels / levels
+    channel = torch.arange(rows)[:, None] // levels
+    frequency, phase = 3 * torch.randn(1, hidden), 2 * math.pi * torch.rand(1, hidden)
+    with torch.no_grad():
+        embedding.weight.copy_(scale * torch.sin(2 * frequency * level + phase + 0.5 * channel))
+
+
+def fresh_stage(
+    config: StageConfig, *, gray_bias: Tensor | None = None, backbone: dict[str, Tensor] | None = None
+) -> nn.Module:
+    """A stage to train from nothing.
+
+    Args:
+        config: its architecture.
+        gray_bias: `(256, 512)` count table, where the core has one.
+        backbone: the pretrained backbone's state, where the core has one.
+    """
+    module = build_stage(config)
+    if isinstance(module, ChannelUpsampler):
+        smooth_levels(module.channel_embedding, module.levels)
+        smooth_levels(module.gray_embedding, NUM_LEVELS)
+    if isinstance(module, ColTranCore):
+        smooth_levels(module.encoder.embedding, NUM_LEVELS)
+        with torch.no_grad():
+            module.parallel_head.weight.zero_()
+            module.pixel_embedding.weight.mul_(0.5)
+            if module.gray_bias is not None and gray_bias is not None:
+                module.gray_bias.copy_(gray_bias)
+            if module.encoder.neck is not None:
+                for projection, scale in zip(module.encoder.neck.projections, MAP_SCALES, strict=True):
+                    assert isinstance(projection, nn.Conv2d)
+                    projection.weight.div_(scale)
+        if module.backbone is not None and backbone is not None:
+            module.backbone.load_state_dict(backbone, strict=True)
+    return module
+
+
+def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> None:
+    """Set which parameters learn: in phase "encoder" all but the decoders, in "decoders" these, in "joint" both."""
+    for name, parameter in core.named_parameters():
+        part = name.partition(".")[0]
+        learns = {"encoder": part not in DECODER_PARTS, "decoders": part in DECODER_PARTS, "joint": True}[phase]
+        parameter.requires_grad_(learns and (part != "backbone" or unfreeze_backbone))
+
+
+def write_run(folder: Path, stage: str, config: StageConfig) -> None:
+    """Say in `run.json` what the run in `folder` trains."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN).write_text(json.dumps({"stage": stage, "config": config.to_dict()}, indent=2) + "\n")
+
+
+def read_run(folder: Path) -> tuple[str, StageConfig]:
+    """The stage and config of the run in `folder`."""
+    try:
+        run: dict[str, Any] = json.loads((folder / RUN).read_text())
+        return run["stage"], STAGES[run["stage"]].from_dict(run["config"])
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ModelError(f"{folder} holds no readable {RUN}: it is no training run") from error
+
+
+def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
+    """The run's stage with its averaged weights, masters where a parameter did not learn."""
+    stage, config = read_run(folder)
+    module = build_stage(config)
+    path = folder / CHECKPOINT
+    if not path.exists():
+        raise ModelError(f"{path} is missing: the run has not saved anything yet")
+    state = torch.load(path, weights_only=True)
+    module.load_state_dict({**state["masters"], **state["average"]}, strict=True)
+    return stage, module
