@@ -139,7 +139,7 @@ class Colorizer:
         for number, gray_photo in enumerate(photos):
             predictions = []
             for index, sample in enumerate(drawn[number * count : (number + 1) * count]):
-                low_res, rgb = self._upsample(sample.bins, gray_photo)
+                low_res, rgb = self.upsample(sample.bins, gray_photo)
                 predictions.append(Prediction(index + 1, sample.bins, low_res, rgb, sample.bits_per_pixel))
             results.append(predictions)
         return results
@@ -196,7 +196,9 @@ class Colorizer:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(array))[None].to(self.device)
 
-    def _upsample(self, bins: np.ndarray, gray_photo: GrayPhoto) -> tuple[np.ndarray, np.ndarray]:
+    @torch.inference_mode()
+    def upsample(self, bins: np.ndarray, gray_photo: GrayPhoto) -> tuple[np.ndarray, np.ndarray]:
+        """A coarse image `(64, 64)` of bins to RGB `(64, 64, 3)` and `(256, 256, 3)`, both uint8."""
         levels = palette.bins_to_levels(self._tensor(bins).long())
         low_res = self.model.color_upsampler.upsample(levels, self._tensor(gray_photo.gray_64).long())
         side = gray_photo.gray_256.shape[0] // gray_photo.gray_64.shape[0]

@@ -9,6 +9,7 @@ import click
 from click_default_group import DefaultGroup
 
 from colorize_cli import __version__
+from colorize_cli.cli.evaluate import evaluate
 from colorize_cli.cli.photos import photos
 from colorize_cli.cli.train import train
 
@@ -41,6 +42,7 @@ def cli() -> None:
 
 
 cli.add_command(photos)
+cli.add_command(evaluate)
 cli.add_command(train)
 
 

@@ -149,7 +149,8 @@ class ConditionalNorm(nn.Module):
 
     def __init__(self, hidden: int, height: int, width: int, context_size: int) -> None:
         super().__init__()
-        self.normalize = nn.LayerNorm(hidden, eps=NORM_EPSILON)
+        # Published checkpoints have a gamma and beta here that never learnt.
+        self.normalize = nn.LayerNorm(hidden, eps=NORM_EPSILON).requires_grad_(False)
         self.spatial_average = nn.Parameter(torch.full((1, height, width, 1), 1.0))
         self.condition = nn.Linear(context_size, 2 * hidden)  # outputs (scale, shift)
         with torch.no_grad():  # starts as the plain norm

@@ -87,10 +87,13 @@ def fresh_stage(
 
 def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> None:
     """Set which parameters learn: in phase "encoder" all but the decoders, in "decoders" these, in "joint" both."""
+    learning = {"encoder": {"encoder"}, "decoders": {"decoders"}, "joint": {"encoder", "decoders"}}[phase]
     for name, parameter in core.named_parameters():
         part = name.partition(".")[0]
-        learns = {"encoder": part not in DECODER_PARTS, "decoders": part in DECODER_PARTS, "joint": True}[phase]
-        parameter.requires_grad_(learns and (part != "backbone" or unfreeze_backbone))
+        learns = ("decoders" if part in DECODER_PARTS else "encoder") in learning
+        if part == "backbone":
+            learns = learns and unfreeze_backbone
+        parameter.requires_grad_(learns and ".normalize." not in name)
 
 
 def write_run(folder: Path, stage: str, config: StageConfig) -> None:

@@ -46,6 +46,17 @@ def draw_photos(sources: list[Source], rng: np.random.Generator, count: int) -> 
     return [sources[i].photos[int(rng.integers(len(sources[i].photos)))] for i in picked]
 
 
+def draw_window(rng: np.random.Generator, size: int, side: int) -> Window:
+    """A piece of a `size` x `size` canvas with the area of a square of `side`: that square, or a strip of full length.
+
+    The strips show attention all distances at the price of the square.
+    """
+    strip = max(1, side * side // size)
+    height, width = ((side, side), (size, strip), (strip, size))[int(rng.integers(3))]
+    top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
+    return Window(top, left, height, width)
+
+
 def count_table(sources: list[Source], photos: int = 4000, seed: int = 0) -> Tensor:
     """Log-probability of each colour given the gray, `(256, 512)`, counted and smoothed over neighbouring grays."""
     rng = np.random.default_rng(seed)
@@ -103,8 +114,7 @@ class CoreTask:
         rng = np.random.default_rng((self.seed, step))
         photos = draw_photos(self.sources, rng, self.batch)
         gray, eye, bins = self.tensors([core_sample(photo, rng) for photo in photos])
-        top, left = (int(rng.integers(CORE_SIZE - self.window + 1)) for _ in range(2))
-        window = Window(top, left, self.window, self.window)
+        window = draw_window(rng, CORE_SIZE, self.window)
         with torch.set_grad_enabled(self.phase != "decoders"):
             context = self.encode(model, gray, eye, window if self.phase == "encoder" else None)
         if self.phase == "encoder":
@@ -199,9 +209,7 @@ class UpsamplerTask:
         """Cross entropy in bits per dimension of a window of one channel a photo."""
         assert isinstance(model, ChannelUpsampler)
         rng = np.random.default_rng((self.seed, step))
-        size = model.config.resolution
-        top, left = (4 * int(rng.integers((size - self.window) // 4 + 1)) for _ in range(2))
-        window = Window(top, left, self.window, self.window)
+        window = draw_window(rng, model.config.resolution, self.window)
         symbols, grays, targets = [], [], []
         for photo in draw_photos(self.sources, rng, self.batch):
             levels, gray, rgb = self.sample(model, photo, rng)

@@ -1,0 +1,56 @@
+"""Small models and photographs for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colorize_cli.checkpoints import build_stage, save_model
+from colorize_cli.config import ColorUpsamplerConfig, CoreConfig, SpatialUpsamplerConfig, StageConfig
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+TINY: dict[str, StageConfig] = {
+    "core": CoreConfig(
+        hidden=16, feed_forward=16, heads=2, encoder_layers=1, outer_layers=1, inner_layers=1, gray_bias=True
+    ),
+    "color_upsampler": ColorUpsamplerConfig(hidden=16, feed_forward=16, heads=2, layers=1),
+    "spatial_upsampler": SpatialUpsamplerConfig(hidden=8, feed_forward=8, heads=1, layers=1),
+}
+
+
+def random_stage(config: StageConfig, seed: int = 0) -> torch.nn.Module:
+    """A stage in evaluation mode whose every weight is random, biases and norms too."""
+    generator = torch.Generator().manual_seed(seed)
+    module = build_stage(config).eval().requires_grad_(False)
+    for parameter in module.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights; do not write into it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(folder, "tiny", {stage: random_stage(config) for stage, config in TINY.items()}, temperature=0.9)
+    return folder
+
+
+@pytest.fixture
+def gray_photo(tmp_path: Path) -> Path:
+    """A gray JPEG of 90x60 pixels with some structure."""
+    return write_gray(tmp_path / "photo.jpg", 90, 60)
+
+
+def write_gray(path: Path, width: int, height: int, seed: int = 0) -> Path:
+    """A gray photo of smooth waves and grain; the format follows the suffix."""
+    y, x = np.mgrid[0:height, 0:width]
+    grain = np.random.default_rng(seed).normal(0, 6, (height, width))
+    pixels = 128 + 70 * np.sin(x / 11 + seed) * np.cos(y / 7) + grain
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return path

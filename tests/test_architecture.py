@@ -1,0 +1,72 @@
+"""Imports run one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import colorize_cli
+
+PACKAGE = Path(colorize_cli.__file__).parent
+
+# Each module and what of ours it may import, beside `errors` and `config`.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": {"colorizer"},  # for type checkers; imported lazily
+    "__main__": {"cli"},
+    "errors": set(),
+    "config": set(),
+    "palette": set(),
+    "photo": set(),
+    "chroma": set(),
+    "models": {"models"},
+    "sampling": {"models"},
+    "checkpoints": {"models"},
+    "tf_import": {"models"},
+    "backbone_import": {"models"},
+    "colorizer": {"checkpoints", "chroma", "palette", "photo", "sampling"},
+    "batch": {"colorizer", "photo"},
+    "evaluation": {"chroma", "colorizer", "palette", "photo"},
+    "training": {"backbone_import", "checkpoints", "models", "palette", "photo", "training"},
+    "cli": {"__init__", "backbone_import", "batch", "checkpoints", "cli", "colorizer", "evaluation", "models", "training"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Our own top-level modules that a file imports, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "colorize_cli":
+                names = [f"colorize_cli.{alias.name}" for alias in node.names]
+            else:
+                names = [node.module]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "colorize_cli":
+                module = parts[1] if len(parts) > 1 else "__init__"
+                found.add("__init__" if module.startswith("__") else module)
+    return found - {"errors", "config"}
+
+
+def test_every_import_follows_the_arrows() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        assert module in ALLOWED, f"{module} has no place in the plan"
+        extra = imports(path) - ALLOWED[module]
+        assert not extra, f"{path.relative_to(PACKAGE)} must not import {sorted(extra)}"
+
+
+def test_help_and_version_load_no_torch() -> None:
+    script = (
+        "import sys; from colorize_cli.cli import cli\n"
+        "try: cli(['{}'])\n"
+        "except SystemExit as e: assert not e.code\n"
+        "assert 'torch' not in sys.modules and 'PIL' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    for option in ("--help", "--version"):
+        subprocess.run([sys.executable, "-c", script.format(option)], check=True, capture_output=True)

@@ -1,0 +1,271 @@
+"""The console command: names, exit codes, one clear line for each mistake, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from colorize_cli.cli import cli
+from tests.conftest import EXAMPLES, write_gray
+
+
+@pytest.fixture
+def colorize(tiny_model: Path):  # type: ignore[no-untyped-def]
+    """Run the command with the tiny model; exit codes as the console script gives them."""
+
+    def run(*arguments: object, model: object = tiny_model) -> Result:
+        words = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(cli, [*words, "--model", str(model)], standalone_mode=False)
+        if isinstance(result.return_value, int) and result.exception is None:
+            result.exit_code = result.return_value
+        if result.exception is not None and hasattr(result.exception, "exit_code"):
+            result.exit_code = result.exception.exit_code
+        return result
+
+    return run
+
+
+def console(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the real console script."""
+    script = Path(sys.executable).with_name("colorize")
+    words = [str(argument) for argument in arguments]
+    return subprocess.run([script, *words], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def luma(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L")).astype(int)
+
+
+def test_pictures_are_named_after_the_photo_and_lie_beside_it(colorize, gray_photo: Path) -> None:
+    result = colorize(gray_photo, "-n", 2)
+    assert result.exit_code == 0
+    names = sorted(path.name for path in gray_photo.parent.iterdir())
+    assert names == ["photo.jpg", "photo_color1.jpg", "photo_color2.jpg"]
+    with Image.open(gray_photo.parent / "photo_color1.jpg") as image:
+        assert (image.size, image.mode, image.format) == ((90, 60), "RGB", "JPEG")
+
+
+def test_three_pictures_are_made_by_default_into_the_folder_given(colorize, gray_photo: Path, tmp_path: Path) -> None:
+    assert colorize(gray_photo, "-o", tmp_path / "out" / "deep").exit_code == 0
+    assert len(list((tmp_path / "out" / "deep").iterdir())) == 3
+
+
+@pytest.mark.parametrize(("suffix", "tolerance"), [(".png", 1), (".tif", 1), (".webp", 12), (".jpg", 12)])
+def test_the_photos_luminance_survives_in_its_own_format(
+    colorize, tmp_path: Path, suffix: str, tolerance: int
+) -> None:
+    photo = write_gray(tmp_path / f"photo{suffix}", 120, 80)
+    assert colorize(photo, "-n", 1).exit_code == 0
+    difference = np.abs(luma(tmp_path / f"photo_color1{suffix}") - luma(photo))
+    assert difference.max() <= tolerance
+    assert difference.mean() <= 1
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(colorize, gray_photo: Path, tmp_path: Path) -> None:
+    pictures = []
+    for name, seed, count in (("a", 3, 2), ("b", 3, 1), ("c", 4, 1)):
+        assert colorize(gray_photo, "-o", tmp_path / name, "--seed", seed, "-n", count).exit_code == 0
+        pictures.append((tmp_path / name / "photo_color1.jpg").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert pictures[0] != pictures[2]
+
+
+def test_existing_pictures_are_skipped_and_force_writes_them_again(colorize, gray_photo: Path) -> None:
+    picture = gray_photo.parent / "photo_color1.jpg"
+    picture.write_bytes(b"mine")
+    result = colorize(gray_photo, "-n", 1)
+    assert result.exit_code == 0
+    assert "skipped" in result.output
+    assert picture.read_bytes() == b"mine"
+    assert colorize(gray_photo, "-n", 2).exit_code == 0
+    assert picture.read_bytes() == b"mine"
+    assert (gray_photo.parent / "photo_color2.jpg").is_file()
+    assert colorize(gray_photo, "-n", 1, "--force").exit_code == 0
+    assert picture.read_bytes() != b"mine"
+
+
+def test_a_photo_of_the_run_is_never_written_over(colorize, gray_photo: Path) -> None:
+    other = write_gray(gray_photo.parent / "photo_color1.jpg", 40, 40)
+    before = other.read_bytes()
+    result = colorize(gray_photo, other, "-n", 1, "--force")
+    assert result.exit_code == 1
+    assert "itself a photo of this run" in result.stderr
+    assert other.read_bytes() == before
+
+
+def test_two_photos_that_would_share_a_name_are_not_written_over_each_other(colorize, tmp_path: Path) -> None:
+    photos = [write_gray(tmp_path / folder / "photo.png", 40, 40) for folder in ("a", "b")]
+    result = colorize(*photos, "-n", 1, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "already the result of" in result.stderr
+
+
+def test_temperature_zero_gives_one_picture(colorize, gray_photo: Path) -> None:
+    assert colorize(gray_photo, "-t", 0, "-n", 5).exit_code == 0
+    assert [path.name for path in gray_photo.parent.glob("*_color*")] == ["photo_color1.jpg"]
+
+
+def test_saturation_zero_gives_the_gray_photo(colorize, tmp_path: Path) -> None:
+    photo = write_gray(tmp_path / "photo.png", 50, 70)
+    assert colorize(photo, "-n", 1, "--saturation", 0).exit_code == 0
+    with Image.open(tmp_path / "photo_color1.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert np.ptp(pixels, axis=-1).max() == 0
+
+
+def test_size_256_writes_the_models_own_picture(colorize, gray_photo: Path) -> None:
+    assert colorize(gray_photo, "-n", 1, "--size", "256").exit_code == 0
+    with Image.open(gray_photo.parent / "photo_color1.jpg") as image:
+        assert image.size == (256, 256)
+
+
+def test_json_is_one_line_a_photo_with_all_that_repeats_it(colorize, gray_photo: Path) -> None:
+    result = colorize(gray_photo, "-n", 2, "--seed", 9, "--json")
+    (line,) = result.stdout.splitlines()
+    record = json.loads(line)
+    assert record["input"] == str(gray_photo)
+    assert record["outputs"] == [str(gray_photo.parent / f"photo_color{k}.jpg") for k in (1, 2)]
+    assert (record["size"], record["seed"], record["temperature"]) == ([90, 60], 9, 0.9)
+    assert len(record["bits_per_pixel"]) == 2
+    assert {"model", "device", "dtype", "threads", "seconds", "status"} <= set(record)
+
+
+def test_quiet_prints_nothing(colorize, gray_photo: Path) -> None:
+    result = colorize(gray_photo, "-n", 1, "-q")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_a_folder_is_coloured_photo_by_photo_and_a_second_run_adds_nothing(colorize, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png", ".hidden.jpg"):
+        write_gray(tmp_path / "box" / name, 30, 40)
+    (tmp_path / "box" / "notes.txt").write_text("not a photo")
+    assert colorize(tmp_path / "box", "-n", 1).exit_code == 0
+    pictures = {path.name for path in (tmp_path / "box").glob("*_color*")}
+    assert pictures == {"a_color1.jpg", "b_color1.png"}
+    assert colorize(tmp_path / "box", "-n", 1).exit_code == 0
+    assert {path.name for path in (tmp_path / "box").glob("*_color*")} == pictures
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2000, 3), (64, 64), (300, 200)])
+def test_odd_sizes_are_coloured(colorize, tmp_path: Path, width: int, height: int) -> None:
+    photo = write_gray(tmp_path / "odd.png", width, height)
+    assert colorize(photo, "-n", 1).exit_code == 0
+    with Image.open(tmp_path / "odd_color1.png") as image:
+        assert image.size == (width, height)
+
+
+BAD_PHOTOS = {
+    "missing.jpg": None,
+    "empty.jpg": b"",
+    "text.jpg": b"this is a letter, not a photograph\n" * 50,
+    "truncated.jpg": (EXAMPLES / "campus-martius-detroit-1915.jpg").read_bytes()[:40_000],
+}
+
+
+@pytest.mark.parametrize("name", BAD_PHOTOS)
+def test_a_bad_photo_is_one_line_and_does_not_stop_the_rest(colorize, gray_photo: Path, name: str) -> None:
+    bad = gray_photo.parent / name
+    content = BAD_PHOTOS[name]
+    if content is not None:
+        bad.write_bytes(content)
+    result = colorize(bad, gray_photo, "-n", 1)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line]
+    assert line.startswith("error: ")
+    assert name in line
+    assert [path.name for path in gray_photo.parent.glob("*_color*")] == ["photo_color1.jpg"]
+
+
+def test_a_folder_without_photos_fails(colorize, tmp_path: Path) -> None:
+    (tmp_path / "box").mkdir()
+    result = colorize(tmp_path / "box")
+    assert result.exit_code == 1
+    assert "no photos" in result.stderr
+
+
+def test_an_output_folder_that_cannot_be_made_fails_without_a_traceback(colorize, gray_photo: Path) -> None:
+    (gray_photo.parent / "file").write_text("in the way")
+    result = colorize(gray_photo, "-o", gray_photo.parent / "file" / "out")
+    assert result.exit_code == 1
+    assert result.exception is None
+    assert "output folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-n", "0"], "samples is 0"),
+        (["-t", "-1"], "temperature is -1"),
+        (["-t", "nan"], "temperature is nan"),
+        (["-t", "inf"], "temperature is inf"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--saturation", "nan"], "saturation is nan"),
+        (["--device", "toaster"], "device is 'toaster'"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--dtype", "int4"], "int4"),
+        (["--size", "512"], "512"),
+    ],
+)
+def test_a_bad_option_is_exit_code_2_and_says_its_value(colorize, gray_photo: Path, arguments, said: str) -> None:
+    result = colorize(gray_photo, *arguments)
+    assert result.exit_code == 2
+    assert said in result.exception.format_message()
+    assert not list(gray_photo.parent.glob("*_color*"))
+
+
+def test_an_unknown_model_is_exit_code_2_and_lists_those_that_exist(colorize, gray_photo: Path) -> None:
+    result = colorize(gray_photo, model="nonesuch")
+    assert result.exit_code == 2
+    assert "coltran-small" in result.exception.format_message()
+
+
+def test_help_lists_the_colouring_options_first_and_then_the_commands() -> None:
+    done = console("--help")
+    assert done.returncode == 0
+    assert done.stdout.index("--temperature") < done.stdout.index("Commands:") < done.stdout.index("train")
+    assert console("-h").stdout == done.stdout
+
+
+def test_the_console_script_gives_exit_codes_and_clean_lines(gray_photo: Path, tiny_model: Path) -> None:
+    done = console(gray_photo, "-n", 1, "--json", "--model", tiny_model)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["status"] == "written"
+    bad = console(gray_photo, "-n", 0)
+    assert bad.returncode == 2
+    assert "Traceback" not in bad.stderr
+    assert console("nothing-here.jpg", "--model", tiny_model).returncode == 1
+    assert console("--version").stdout.strip().startswith("colorize, version ")
+
+
+def test_no_photo_at_all_is_exit_code_2() -> None:
+    done = console()
+    assert done.returncode == 2
+    assert "PHOTO" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX sends them")
+def test_an_interrupt_is_exit_code_130_and_leaves_no_half_file(tmp_path: Path, tiny_model: Path) -> None:
+    import signal
+    import time
+
+    photo = write_gray(tmp_path / "photo.png", 80, 80)
+    script = Path(sys.executable).with_name("colorize")
+    words = [script, photo, "-n", "400", "-o", tmp_path / "out", "--model", tiny_model]
+    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    for path in (tmp_path / "out").glob("*"):
+        with Image.open(path) as image:
+            image.load()

@@ -1,0 +1,168 @@
+"""Drawing step by step is the model that was trained, and a sample depends on nothing but itself."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from colorize_cli.config import BackboneConfig, CoreConfig
+from colorize_cli.models.coarse import ColTranCore
+from colorize_cli.sampling import (
+    TILE,
+    CoarseSample,
+    SampleRequest,
+    TileSampler,
+    draw_samples,
+    gumbel_row,
+    noise_stream,
+    project_context,
+)
+from tests.conftest import random_stage
+
+CONFIGS = {
+    "published parts, two layers each": CoreConfig(
+        resolution=12, hidden=32, feed_forward=48, heads=4, encoder_layers=2, outer_layers=2, inner_layers=2
+    ),
+    "with backbone and gray bias": CoreConfig(
+        resolution=16,
+        hidden=24,
+        feed_forward=24,
+        heads=2,
+        encoder_layers=1,
+        outer_layers=1,
+        inner_layers=2,
+        backbone=BackboneConfig(channels=8, blocks=1),
+        gray_bias=True,
+    ),
+    "one head, three inner layers": CoreConfig(
+        resolution=8, hidden=16, feed_forward=40, heads=1, encoder_layers=1, outer_layers=3, inner_layers=3
+    ),
+}
+
+
+def core_of(config: CoreConfig, seed: int = 0) -> ColTranCore:
+    return cast(ColTranCore, random_stage(config, seed))
+
+
+def photo_of(core: ColTranCore, seed: int) -> tuple[Tensor, np.ndarray]:
+    """Its gray context, and a 256x256 gray that keys its noise."""
+    generator = torch.Generator().manual_seed(seed)
+    size = core.config.resolution
+    gray = torch.randint(0, 256, (1, size, size), generator=generator)
+    eye = torch.randint(0, 256, (1, 192, 192), generator=generator, dtype=torch.uint8)
+    return core.encode(gray, eye), np.full((256, 256), seed, dtype=np.uint8)
+
+
+def draw(core: ColTranCore, photos: list[int], samples: int, temperature: float = 1.0) -> list[list[CoarseSample]]:
+    requests = []
+    for seed in photos:
+        context, gray_256 = photo_of(core, seed)
+        projections = project_context(core, context)
+        requests += [SampleRequest(projections, noise_stream(5, k, gray_256)) for k in range(samples)]
+    drawn = draw_samples(core, requests, temperature)
+    return [drawn[i * samples : (i + 1) * samples] for i in range(len(photos))]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_stepping_gives_the_teacher_forced_logits_of_the_image_it_drew(config: CoreConfig) -> None:
+    core = core_of(config)
+    context, gray_256 = photo_of(core, 1)
+    projections = project_context(core, context)
+    requests = [SampleRequest(projections, noise_stream(0, k, gray_256)) for k in range(TILE)]
+    stepped: list[Tensor] = []
+    hook = core.head.register_forward_hook(lambda module, inputs, output: stepped.append(output))
+    sampler = TileSampler(core, requests, temperature=1.0)
+    for _ in sampler.rows():
+        pass
+    hook.remove()
+    forced = core.decode(context.expand(TILE, -1, -1, -1), sampler.bins)
+    size = config.resolution
+    drawn = torch.stack(stepped, dim=1).view(TILE, size, size, -1)
+    assert (drawn - forced).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_bits_per_pixel_are_those_of_the_full_forward_at_temperature_one(
+    config: CoreConfig, temperature: float
+) -> None:
+    core = core_of(config)
+    (samples,) = draw(core, [2], 2, temperature)
+    context, _ = photo_of(core, 2)
+    for sample in samples:
+        bins = torch.from_numpy(sample.bins.astype(np.int64))[None]
+        log2 = core.decode(context, bins).double().log_softmax(-1) / np.log(2)
+        expected = -log2.gather(-1, bins[..., None]).mean().item()
+        assert sample.bits_per_pixel == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_pixel_is_the_best_score_of_logits_over_temperature_plus_noise() -> None:
+    core = core_of(CONFIGS["published parts, two layers each"])
+    temperature = 0.8
+    ((sample,),) = draw(core, [3], 1, temperature)
+    context, gray_256 = photo_of(core, 3)
+    bins = torch.from_numpy(sample.bins.astype(np.int64))[None]
+    logits = core.decode(context, bins)[0]
+    stream = noise_stream(5, 0, gray_256)
+    noise = torch.from_numpy(np.stack([gumbel_row(stream, 12) for _ in range(12)]))
+    scores = logits / temperature + noise
+    best = scores.topk(2, dim=-1)
+    clear = best.values[..., 0] - best.values[..., 1] > 1e-3
+    assert clear.float().mean() > 0.99
+    assert torch.equal(best.indices[..., 0][clear], bins[0][clear])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sample_is_the_same_whatever_it_is_drawn_with(dtype: torch.dtype) -> None:
+    core = core_of(CONFIGS["with backbone and gray bias"]).to(dtype)
+    (one,) = draw(core, [1], 1)
+    (four,) = draw(core, [1], 4)
+    seven, other, alone_last = draw(core, [1, 2, 3], 7)
+    assert len({sample.bins.tobytes() for sample in seven}) == 7
+    for k, sample in enumerate(seven):
+        for group in (one, four):
+            if k < len(group):
+                assert np.array_equal(group[k].bins, sample.bins)
+                assert group[k].bits_per_pixel == sample.bits_per_pixel
+    (last,) = draw(core, [3], 2)
+    for k in range(2):
+        assert np.array_equal(last[k].bins, alone_last[k].bins)
+    assert not np.array_equal(seven[0].bins, other[0].bins)
+
+
+def test_temperature_zero_takes_the_most_likely_colour_and_needs_no_noise() -> None:
+    core = core_of(CONFIGS["published parts, two layers each"])
+    ((first, second),) = draw(core, [4], 2, temperature=0.0)
+    assert np.array_equal(first.bins, second.bins)
+    context, _ = photo_of(core, 4)
+    bins = torch.from_numpy(first.bins.astype(np.int64))[None]
+    assert torch.equal(core.decode(context, bins).argmax(-1), bins)
+
+
+def test_noise_depends_on_seed_sample_and_photo() -> None:
+    black, white = (np.full((256, 256), v, dtype=np.uint8) for v in (0, 255))
+    streams = [noise_stream(*key) for key in [(0, 0, black), (1, 0, black), (0, 1, black), (0, 0, white)]]
+    rows = {gumbel_row(stream, 4).tobytes() for stream in streams}
+    assert len(rows) == 4
+    assert gumbel_row(noise_stream(0, 0, black), 4).tobytes() in rows
+
+
+def test_noise_has_the_mean_and_spread_of_a_gumbel_distribution() -> None:
+    noise = gumbel_row(noise_stream(0, 0, np.zeros((256, 256), dtype=np.uint8)), 400)
+    assert np.isfinite(noise).all()
+    assert noise.mean() == pytest.approx(0.5772, abs=0.01)
+    assert noise.std() == pytest.approx(np.pi / np.sqrt(6), abs=0.01)
+
+
+def test_progress_counts_every_row_of_every_sample() -> None:
+    core = core_of(CONFIGS["one head, three inner layers"])
+    context, gray_256 = photo_of(core, 1)
+    projections = project_context(core, context)
+    requests = [SampleRequest(projections, noise_stream(0, k, gray_256)) for k in range(6)]
+    rows: list[int] = []
+    draw_samples(core, requests, 1.0, rows.append)
+    assert sum(rows) == 6 * core.config.resolution
