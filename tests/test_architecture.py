@@ -27,9 +27,19 @@ ALLOWED: dict[str, set[str]] = {
     "backbone_import": {"models"},
     "colorizer": {"checkpoints", "chroma", "palette", "photo", "sampling"},
     "batch": {"colorizer", "photo"},
-    "evaluation": {"chroma", "colorizer", "palette", "photo"},
+    "evaluation": {"chroma", "colorizer", "palette"},
     "training": {"backbone_import", "checkpoints", "models", "palette", "photo", "training"},
-    "cli": {"__init__", "backbone_import", "batch", "checkpoints", "cli", "colorizer", "evaluation", "models", "training"},
+    "cli": {
+        "__init__",
+        "backbone_import",
+        "batch",
+        "checkpoints",
+        "cli",
+        "colorizer",
+        "evaluation",
+        "models",
+        "training",
+    },
 }
 
 

@@ -133,7 +133,7 @@ def test_a_hub_id_that_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPatch
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(ModelError, match="somebody/model.*no route to the hub"):
+    with pytest.raises(ModelError, match=r"somebody/model.*no route to the hub"):
         find_model("somebody/model")
 
 

@@ -60,9 +60,7 @@ def test_three_pictures_are_made_by_default_into_the_folder_given(colorize, gray
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".png", 1), (".tif", 1), (".webp", 12), (".jpg", 12)])
-def test_the_photos_luminance_survives_in_its_own_format(
-    colorize, tmp_path: Path, suffix: str, tolerance: int
-) -> None:
+def test_the_photos_luminance_survives_in_its_own_format(colorize, tmp_path: Path, suffix: str, tolerance: int) -> None:
     photo = write_gray(tmp_path / f"photo{suffix}", 120, 80)
     assert colorize(photo, "-n", 1).exit_code == 0
     difference = np.abs(luma(tmp_path / f"photo_color1{suffix}") - luma(photo))

@@ -16,9 +16,7 @@ from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_levels, bins_to_rgb, rgb_to_bins
 from tests.conftest import random_stage
 
-SMALL = CoreConfig(
-    resolution=8, hidden=16, feed_forward=24, heads=2, encoder_layers=1, outer_layers=2, inner_layers=2
-)
+SMALL = CoreConfig(resolution=8, hidden=16, feed_forward=24, heads=2, encoder_layers=1, outer_layers=2, inner_layers=2)
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from colorize_cli.colorizer import Colorizer
 
 # What a folder is searched for; a file named by hand is tried whatever its name.
-PHOTO_SUFFIXES = frozenset(
-    {
-        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".pgm", ".ppm", ".pnm",
-        ".jp2", ".avif",
-    }  # fmt: skip
-)
+_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .bmp .gif .pgm .ppm .pnm .jp2 .avif"
+PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
 OUTPUT_NAME = re.compile(r"(?P<stem>.+)_color\d+$")
 
 

@@ -16,6 +16,7 @@ NUM_COLORS = LEVELS**3  # 512, the core's alphabet
 NUM_LEVELS = 256  # fine levels a channel, and of gray
 CORE_SIZE = 64  # side of the core's image, in pixels
 FULL_SIZE = 256  # side of the spatial upsampler's image, in pixels
+BACKBONE_SIZE = 192  # side of the gray photo that the backbone sees, in pixels
 
 
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:

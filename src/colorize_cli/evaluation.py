@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from colorize_cli import chroma, palette, photo
+from colorize_cli import chroma, palette
 from colorize_cli.colorizer import Colorizer, GrayPhoto, see
 from colorize_cli.config import CORE_SIZE, FULL_SIZE
 from colorize_cli.errors import OptionError
@@ -36,7 +36,7 @@ def ciede2000(first: np.ndarray, second: np.ndarray) -> float:
         from skimage.color import deltaE_ciede2000, rgb2lab
     except ModuleNotFoundError as error:
         raise OptionError("evaluating needs scikit-image: pip install 'coltran[eval]'") from error
-    return float(deltaE_ciede2000(rgb2lab(first), rgb2lab(second)).mean())
+    return float(deltaE_ciede2000(rgb2lab(first), rgb2lab(second)).mean())  # type: ignore[no-untyped-call]
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:

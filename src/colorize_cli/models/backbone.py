@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from colorize_cli.config import BackboneConfig
 
-INPUT_SIZE = 192  # side of the gray photo that the backbone sees, in pixels
 MAP_CHANNELS = (48, 120, 352)  # of its maps at strides 8, 16 and 32
 STEM_CHANNELS = 32
 # (repeats, kernel, stride, expansion, output channels); width 1.1 and depth 1.2 of Lite0

@@ -109,7 +109,8 @@ class AxialAttention(nn.Module):
         order = (3, 0, 1, 4, 2, 5) if self.axis == 2 else (3, 0, 2, 4, 1, 5)
         q, k, v = qkv.permute(order).flatten(1, 2).unbind(0)  # each (B * lines, heads, L, head size)
         bias = self.bias(q.shape[-2]).to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        q = q * self.head_size**-0.5
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
         lines = x.shape[1] if self.axis == 2 else x.shape[2]
         out = out.transpose(1, 2).reshape(x.shape[0], lines, -1, x.shape[-1])  # (B, lines, L, D)
         if self.axis == 1:

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from colorize_cli.config import CORE_SIZE, FULL_SIZE
 from colorize_cli.errors import PhotoError
-from colorize_cli.models.backbone import INPUT_SIZE
+from colorize_cli.photo import backbone_gray, squash
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
@@ -141,19 +141,9 @@ def age(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return aged
 
 
-def resize(pixels: np.ndarray, size: int, method: Image.Resampling = Image.Resampling.BOX) -> np.ndarray:
-    """`pixels` `(H, W)` or `(H, W, 3)` uint8 to a square of `size`."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), method))
-
-
 def luma(rgb: np.ndarray) -> np.ndarray:
     """BT.601 luma `(H, W)` uint8 of `(H, W, 3)` uint8: Pillow's mode "L"."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).convert("L"))
-
-
-def backbone_gray(gray: np.ndarray) -> np.ndarray:
-    """The backbone's photo `(192, 192)` uint8 from the sharpest square gray there is."""
-    return resize(gray, INPUT_SIZE, Image.Resampling.BICUBIC)
 
 
 def core_sample(photo: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,9 +154,9 @@ def core_sample(photo: np.ndarray, rng: np.random.Generator | None) -> tuple[np.
     small = max(photo.shape[:2]) <= CORE_SIZE
     size = CORE_SIZE if small else FULL_SIZE
     if rng is None:
-        rgb = resize(photo, size)
+        rgb = squash(photo, size)
     else:
         rgb = age(crop(photo, rng, size, 0.5 if small else 0.3), rng)
     gray = luma(rgb)
     eye = backbone_gray(gray)
-    return resize(gray, CORE_SIZE), eye, resize(rgb, CORE_SIZE)
+    return squash(gray, CORE_SIZE), eye, squash(rgb, CORE_SIZE)

@@ -16,7 +16,8 @@ from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.layers import Window
 from colorize_cli.models.upsamplers import ChannelUpsampler, ColorUpsampler
 from colorize_cli.palette import bins_to_rgb, rgb_to_bins, rgb_to_levels
-from colorize_cli.training.data import PhotoCache, age, core_sample, crop, luma, resize
+from colorize_cli.photo import squash
+from colorize_cli.training.data import PhotoCache, age, core_sample, crop, luma
 
 BITS = 1 / math.log(2)
 
@@ -191,13 +192,13 @@ class UpsamplerTask:
         """Levels in `(S, S, 3)`, gray `(S, S)` and the true RGB `(S, S, 3)` at the stage's size."""
         size = model.config.resolution
         if rng is None:
-            rgb = resize(photo, size)
+            rgb = squash(photo, size)
         else:
             rgb = age(crop(photo, rng, size, 0.3), rng)
         gray = luma(rgb)
         if isinstance(model, ColorUpsampler):
             return rgb_to_levels(rgb), gray, rgb
-        small = resize(rgb, CORE_SIZE).astype(np.int64)
+        small = squash(rgb, CORE_SIZE).astype(np.int64)
         if rng is not None and rng.random() < 0.7:  # what the colour upsampler gives is not the exact small photo
             guess = bins_to_rgb(rgb_to_bins(small)) + 16
             small = np.rint(small + (guess - small) * rng.uniform(0, 0.7) * rng.uniform(0, 1, (1, 1, 3)))

@@ -1,0 +1,72 @@
+"""Colour is joined without touching the photo's luminance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from colorize_cli.chroma import join
+
+
+def luma_of(rgb: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(rgb).convert("L")).astype(int)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (700, 901), (40, 1200), (1, 1), (3, 5000), (64, 300)])
+@pytest.mark.parametrize("saturation", [0.5, 1.0, 4.0])
+def test_luma_comes_back_within_one_level_everywhere(size: tuple[int, int], saturation: float) -> None:
+    rng = np.random.default_rng(0)
+    luma = rng.integers(0, 256, size, dtype=np.uint8)
+    rgb = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    joined = join(luma, rgb, saturation)
+    assert joined.shape == (*size, 3)
+    assert joined.dtype == np.uint8
+    assert np.abs(luma_of(joined) - luma).max() <= 1
+
+
+def test_a_colour_under_its_own_luma_is_itself() -> None:
+    rgb = np.random.default_rng(1).integers(40, 216, (256, 256, 3), dtype=np.uint8)
+    joined = join(luma_of(rgb).astype(np.uint8), rgb)
+    assert np.abs(joined.astype(int) - rgb).max() <= 1
+
+
+def test_gray_colours_and_saturation_nought_give_gray() -> None:
+    luma = np.arange(256, dtype=np.uint8)[None].repeat(300, axis=0)
+    gray = np.full((256, 256, 3), 90, dtype=np.uint8)
+    colored = np.random.default_rng(2).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    for joined in (join(luma, gray), join(luma, colored, 0.0)):
+        assert np.array_equal(joined, luma[..., None].repeat(3, axis=-1))
+
+
+def test_black_and_white_stay_black_and_white_under_any_colour() -> None:
+    rgb = np.zeros((256, 256, 3), dtype=np.uint8)
+    rgb[..., 0] = 255
+    for value in (0, 255):
+        assert np.all(join(np.full((80, 80), value, dtype=np.uint8), rgb) == value)
+
+
+def test_out_of_gamut_colour_keeps_its_hue() -> None:
+    rgb = np.zeros((256, 256, 3), dtype=np.uint8)
+    rgb[..., 0] = 255  # red at luma 76, asked for at 240
+    pixel = join(np.full((256, 256), 240, dtype=np.uint8), rgb)[100, 100].astype(int)
+    assert pixel[0] == 255
+    assert pixel[1] == pixel[2] < 240
+
+
+def test_strips_leave_no_seam() -> None:
+    rng = np.random.default_rng(3)
+    luma = rng.integers(0, 256, (900, 333), dtype=np.uint8)
+    rgb = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    whole = join(luma, rgb, strip_rows=900).astype(int)
+    for rows in (1, 7, 256):
+        assert np.abs(join(luma, rgb, strip_rows=rows) - whole).max() <= 1
+
+
+def test_enlarged_colour_is_smooth_where_the_luma_is() -> None:
+    rgb = np.zeros((256, 256, 3), dtype=np.uint8)
+    rgb[:, :128, 0], rgb[:, 128:, 2] = 200, 200
+    joined = join(np.full((512, 1024), 120, dtype=np.uint8), rgb).astype(int)
+    steps = np.abs(np.diff(joined[300], axis=0)).max(axis=-1)
+    change = np.abs(joined[300, 0] - joined[300, -1]).max()
+    assert steps.max() < 0.5 * change  # no block edge: the change is spread over several pixels
