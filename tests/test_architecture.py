@@ -23,11 +23,12 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"models"},
     "sampling": {"models"},
     "checkpoints": {"models"},
-    "tf_import": {"models"},
+    "tf_import": {"checkpoints", "models", "tf_checkpoint"},
     "backbone_import": {"models"},
     "colorizer": {"checkpoints", "chroma", "palette", "photo", "sampling"},
     "batch": {"colorizer", "photo"},
     "evaluation": {"chroma", "colorizer", "palette"},
+    "tf_checkpoint": set(),
     "training": {"backbone_import", "checkpoints", "models", "palette", "photo", "training"},
     "cli": {
         "__init__",

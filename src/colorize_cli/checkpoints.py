@@ -221,6 +221,7 @@ def save_model(
             path = folder / f"{stem}.safetensors"
             temporary = path.with_suffix(".tmp")
             save_file({key: value.detach().to(dtype).contiguous() for key, value in tensors.items()}, temporary)
+            temporary.chmod(0o644)  # safetensors lets only its owner read
             temporary.replace(path)
             digests[stem] = file_sha256(path)
         config = module.config

@@ -1,0 +1,111 @@
+"""Photo in, colourings out: what a sample depends on, and what a Python program sees."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colorize_cli import Colorizer, SamplingOptions
+from colorize_cli.colorizer import Prediction, resolve_device, resolve_dtype, see
+from colorize_cli.errors import OptionError
+from tests.conftest import EXAMPLES
+
+
+@pytest.fixture(scope="module", params=["auto", "bfloat16"])
+def colorizer(request: pytest.FixtureRequest, tiny_model: Path) -> Colorizer:
+    return Colorizer.from_pretrained(str(tiny_model), device="cpu", dtype=request.param)
+
+
+def wave(seed: int) -> np.ndarray:
+    y, x = np.mgrid[0:90, 0:120]
+    return (128 + 90 * np.sin(x / (5 + seed)) * np.cos(y / (9 - seed))).astype(np.uint8)
+
+
+def same(first: Prediction, second: Prediction) -> bool:
+    arrays = ("bins", "low_res", "rgb")
+    equal = all(np.array_equal(getattr(first, name), getattr(second, name)) for name in arrays)
+    return equal and first.bits_per_pixel == second.bits_per_pixel
+
+
+def test_sample_k_is_byte_identical_for_any_number_of_samples_and_any_company(colorizer: Colorizer) -> None:
+    views = [see(wave(seed)) for seed in range(3)]
+    (seven,) = colorizer.predict([views[0]], SamplingOptions(7, seed=3))
+    (four,) = colorizer.predict([views[0]], SamplingOptions(4, seed=3))
+    (one,) = colorizer.predict([views[0]], SamplingOptions(1, seed=3))
+    together = colorizer.predict([views[2], views[0], views[1]], SamplingOptions(7, seed=3))
+    assert all(same(a, b) for a, b in zip(four, seven[:4], strict=True))
+    assert same(one[0], seven[0])
+    assert all(same(a, b) for a, b in zip(together[1], seven, strict=True))
+    company = colorizer.predict([views[1], views[2], views[0]], SamplingOptions(1, seed=3))
+    assert same(company[2][0], seven[0])
+    assert len({prediction.bins.tobytes() for prediction in seven}) == 7
+
+
+def test_a_result_has_the_photos_size_and_all_that_made_it(tiny_model: Path) -> None:
+    colorizer = Colorizer.from_pretrained(str(tiny_model))
+    results = colorizer.colorize(EXAMPLES / "campus-martius-detroit-1915.jpg", samples=2, temperature=0.8, seed=7)
+    with Image.open(EXAMPLES / "campus-martius-detroit-1915.jpg") as photo:
+        size = photo.size
+    assert [result.index for result in results] == [1, 2]
+    for result in results:
+        assert (result.image.size, result.image.mode) == (size, "RGB")
+        assert result.model_rgb.size == (256, 256)
+        assert result.low_res.size == result.coarse.size == (64, 64)
+        assert (result.seed, result.temperature) == (7, 0.8)
+        assert 0 < result.bits_per_pixel < 12
+
+
+def test_a_pillow_image_with_alpha_comes_back_with_its_alpha(tiny_model: Path) -> None:
+    image = Image.fromarray(wave(1)).convert("LA")
+    image.putalpha(Image.fromarray(wave(2)))
+    (result,) = Colorizer.from_pretrained(str(tiny_model)).colorize(image, samples=1)
+    assert result.image.mode == "RGBA"
+    assert np.array_equal(np.asarray(result.image.getchannel("A")), wave(2))
+
+
+def test_nothing_is_printed_and_the_global_random_state_is_untouched(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())  # type: ignore[index]
+    Colorizer.from_pretrained(str(tiny_model)).colorize(Image.fromarray(wave(1)), samples=1)
+    after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())  # type: ignore[index]
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_small_photo_is_seen_by_the_backbone_from_its_64x64_gray() -> None:
+    small = see(wave(1)[:60, :60])
+    expected = np.asarray(Image.fromarray(small.gray_64).resize((192, 192), Image.Resampling.BICUBIC))
+    assert np.array_equal(small.backbone_gray, expected)
+    large = see(wave(1))
+    expected = np.asarray(Image.fromarray(large.gray_256).resize((192, 192), Image.Resampling.BICUBIC))
+    assert np.array_equal(large.backbone_gray, expected)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:x", "cuda:99", ""])
+def test_a_device_that_cannot_be_had_is_refused_by_its_name(device: str) -> None:
+    with pytest.raises(OptionError, match=f"device is '{device}'"):
+        resolve_device(device)
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(OptionError, match="float16"):
+        resolve_dtype("float16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"samples": 0}, {"temperature": float("nan")}, {"seed": -1}, {"saturation": float("inf")}]
+)
+def test_a_bad_option_is_refused_by_name(tiny_model: Path, options: dict[str, float]) -> None:
+    colorizer = Colorizer.from_pretrained(str(tiny_model))
+    with pytest.raises(OptionError, match=next(iter(options))):
+        colorizer.colorize(Image.fromarray(wave(1)), **options)  # type: ignore[arg-type]
