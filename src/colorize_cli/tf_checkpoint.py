@@ -37,6 +37,7 @@ class Entry:
     shard: int
     offset: int
     size: int  # bytes
+    checksum: int | None = None  # of the bytes, masked
 
 
 class Checkpoint:
@@ -64,6 +65,8 @@ class Checkpoint:
             raise ModelError(f"{path}: cannot be read ({error.strerror}); copy all files of the checkpoint") from error
         if len(data) != entry.size:
             raise ModelError(f"{path}: ends within {key}; the file is cut short, copy it again")
+        if entry.checksum is not None and mask(crc32c_long(data)) != entry.checksum:
+            raise ModelError(f"{path}: the checksum of {key} is wrong; the file is damaged, copy it again")
         return np.frombuffer(data, dtype).reshape(entry.shape)
 
 
@@ -114,8 +117,14 @@ def _parse_index(data: bytes) -> tuple[dict[str, Entry], int]:
                 continue
             dimensions = _messages(_message(b"".join(_messages(fields, 2))), 2)
             shape = tuple(_integer(_message(dimension), 1) for dimension in dimensions)
+            checksum = _messages(fields, 6)  # four bytes
             entries[key.decode()] = Entry(
-                _integer(fields, 1), shape, _integer(fields, 3), _integer(fields, 4), _integer(fields, 5)
+                _integer(fields, 1),
+                shape,
+                _integer(fields, 3),
+                _integer(fields, 4),
+                _integer(fields, 5),
+                int.from_bytes(checksum[-1], "little") if checksum else None,
             )
     return entries, shards
 
@@ -125,9 +134,7 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
     stored = data[offset : offset + size + 5]
     if len(stored) != size + 5:
         raise ValueError("a block lies outside the file")
-    crc = crc32c(stored[: size + 1])
-    masked = ((crc >> 15 | crc << 17) + CRC_MASK_DELTA) & 0xFFFFFFFF
-    if masked != int.from_bytes(stored[size + 1 :], "little"):
+    if mask(crc32c(stored[: size + 1])) != int.from_bytes(stored[size + 1 :], "little"):
         raise ValueError("a block's checksum is wrong")
     kind = stored[size]
     if kind not in (PLAIN, SNAPPY):
@@ -251,3 +258,37 @@ def crc32c(data: bytes) -> int:
     for byte in data:
         crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
     return crc ^ 0xFFFFFFFF
+
+
+def mask(crc: int) -> int:
+    """A checksum as it is stored."""
+    return ((crc >> 15 | crc << 17) + CRC_MASK_DELTA) & 0xFFFFFFFF
+
+
+def crc32c_long(data: bytes) -> int:
+    """The same checksum of a large array: pieces side by side, then joined in pairs."""
+    if len(data) < 64:
+        return crc32c(data)
+    length = 1 << (len(data).bit_length() // 2)  # of a piece
+    lanes = 1 << (-(-len(data) // length) - 1).bit_length()
+    padded = np.zeros(lanes * length, np.uint8)  # zeros in front do not count in a checksum that starts from 0
+    padded[-len(data) :] = np.frombuffer(data, np.uint8)
+    padded[lanes * length - len(data) :][:4] ^= 0xFF  # as if it started from all ones
+    table = np.array(_CRC_TABLE, np.uint32)
+    crc = np.zeros(lanes, np.uint32)
+    shift = np.uint32(1) << np.arange(32, dtype=np.uint32)  # what `length` zero bytes make of each bit
+    for column in np.ascontiguousarray(padded.reshape(lanes, length).T):
+        crc = table[(crc ^ column) & 0xFF] ^ crc >> 8
+        shift = table[shift & 0xFF] ^ shift >> 8
+    while len(crc) > 1:
+        crc = _combine(shift, crc[::2]) ^ crc[1::2]
+        shift = _combine(shift, shift)
+    return int(crc[0]) ^ 0xFFFFFFFF
+
+
+def _combine(shift: np.ndarray, crc: np.ndarray) -> np.ndarray:
+    """The checksums `crc` after the zero bytes that `shift` stands for."""
+    out = np.zeros_like(crc)
+    for bit in range(32):
+        out ^= (crc >> np.uint32(bit) & np.uint32(1)) * shift[bit]
+    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,8 @@ def _train(stage: str, **options: Any) -> None:
     from colorize_cli.training.loop import TrainingOptions, run_training
     from colorize_cli.training.tasks import CoreTask, Source, Task, UpsamplerTask, count_table
 
+    if "WORLD_SIZE" in os.environ:  # started by torchrun
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     torch.set_num_threads(options["threads"])
     torch.manual_seed(options["seed"])
     leave_out = frozenset(options["leave_out"])

@@ -49,10 +49,10 @@ class ConditionalLayer(nn.Module):
         self.attention_norm = ConditionalNorm(hidden, size, size, hidden)
         self.mlp_norm = ConditionalNorm(hidden, size, size, hidden)
 
-    def forward(self, x: Tensor, context: Tensor, gray_context: Tensor) -> Tensor:
-        """`x` and `context` cover a window, `gray_context` the whole canvas. Returns `(B, H, W, D)`."""
-        x = self.attention_norm(x + self.attention(x, context), gray_context)
-        out: Tensor = self.mlp_norm(x + self.mlp(x, context), gray_context)
+    def forward(self, x: Tensor, context: Tensor, gray_context: Tensor, window: Window | None) -> Tensor:
+        """Returns `(B, H, W, D)`; everything covers the window, or the canvas."""
+        x = self.attention_norm(x + self.attention(x, context), gray_context, window)
+        out: Tensor = self.mlp_norm(x + self.mlp(x, context), gray_context, window)
         return out
 
 
@@ -105,13 +105,12 @@ class OuterDecoder(nn.Module):
             ConditionalLayer(config, axis=1, causal=True, context_size=config.hidden) for _ in layers
         )
 
-    def forward(self, pixels: Tensor, gray_context: Tensor, window: Window) -> Tensor:
-        """`pixels` `(B, h, w, D)` embedded colours of the window. Returns its outer context `(B, h, w, D)`."""
-        context = window.cut(gray_context)
-        x = pixels + self.positions(window) + context
+    def forward(self, pixels: Tensor, gray_context: Tensor, window: Window | None = None) -> Tensor:
+        """`pixels` `(B, H, W, D)` embedded colours. Returns the outer context `(B, H, W, D)`."""
+        x = pixels + self.positions(window) + gray_context
         for row_layer, column_layer in zip(self.row_layers, self.column_layers, strict=True):
-            x = row_layer(x, context, gray_context)
-            x = column_layer(x, context, gray_context)
+            x = row_layer(x, gray_context, gray_context, window)
+            x = column_layer(x, gray_context, gray_context, window)
         return torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), dim=1)
 
 
@@ -126,14 +125,15 @@ class InnerDecoder(nn.Module):
             for _ in range(config.inner_layers)
         )
 
-    def forward(self, pixels: Tensor, gray_context: Tensor, outer_context: Tensor, window: Window) -> Tensor:
-        """Returns `(B, h, w, D)` of the window."""
-        context = window.cut(gray_context)
+    def forward(
+        self, pixels: Tensor, gray_context: Tensor, outer_context: Tensor, window: Window | None = None
+    ) -> Tensor:
+        """Returns `(B, H, W, D)`."""
         shifted = torch.cat((torch.zeros_like(pixels[:, :, :1]), pixels[:, :, :-1]), dim=2)
-        x = shifted + self.positions(window) + context + outer_context
-        both = torch.cat((context, outer_context), dim=-1)
+        x = shifted + self.positions(window) + gray_context + outer_context
+        both = torch.cat((gray_context, outer_context), dim=-1)
         for layer in self.layers:
-            x = layer(x, both, gray_context)
+            x = layer(x, both, gray_context, window)
         out: Tensor = x
         return out
 
@@ -161,11 +161,6 @@ class ColTranCore(nn.Module):
         if config.gray_bias:
             self.gray_bias = nn.Parameter(torch.zeros(NUM_LEVELS, NUM_COLORS))
 
-    @property
-    def canvas(self) -> Window:
-        """The whole image."""
-        return Window(0, 0, self.config.resolution, self.config.resolution)
-
     def encode(self, gray: Tensor, backbone_gray: Tensor | None = None) -> Tensor:
         """The gray context `(B, H, W, D)`.
 
@@ -188,14 +183,13 @@ class ColTranCore(nn.Module):
         return logits
 
     def decode(self, gray_context: Tensor, bins: Tensor, window: Window | None = None) -> Tensor:
-        """Teacher-forced logits `(B, h, w, 512)` of a window.
+        """Teacher-forced logits `(B, H, W, 512)`.
 
         Args:
-            gray_context: `(B, H, W, D)` of the whole canvas.
-            bins: `(B, h, w)` int, 0..511, the window's colours.
-            window: the whole canvas if None.
+            gray_context: `(B, H, W, D)`.
+            bins: `(B, H, W)` int, 0..511.
+            window: where both lie on the canvas; the whole of it if None.
         """
-        window = window or self.canvas
         pixels = self.pixel_embedding(bins)
         outer_context = self.outer(pixels, gray_context, window)
         x = self.inner(pixels, gray_context, outer_context, window)

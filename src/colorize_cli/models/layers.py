@@ -76,6 +76,7 @@ class AxialAttention(nn.Module):
         if context_size is not None:
             # Outputs (3 of q k v, heads, 2 of scale shift, head size), flattened.
             self.condition = nn.Linear(context_size, 6 * hidden, bias=False)
+            self.condition.weight.data.mul_(0.25)  # about Keras' start
 
     def bias(self, length: int | None = None) -> Tensor:
         """Scores to add for query i and key j, `(heads, L, L)`: the table's entry `j - i + length - 1`."""
@@ -130,6 +131,10 @@ class MLP(nn.Module):
         self.condition: nn.Linear | None = None
         if context_size is not None:
             self.condition = nn.Linear(context_size, 2 * hidden)  # outputs (shift, scale), in this order
+            with torch.no_grad():  # starts as the plain MLP
+                self.condition.weight.mul_(0.1)
+                self.condition.bias[:hidden].zero_()
+                self.condition.bias[hidden:].fill_(1.0)
 
     def modulated(self, x: Tensor, modulation: Tensor | None) -> Tensor:
         """`(..., D)` with `modulation` `(..., 2D)` already projected."""
@@ -159,9 +164,10 @@ class ConditionalNorm(nn.Module):
             self.condition.bias[:hidden].fill_(1.0)
             self.condition.bias[hidden:].zero_()
 
-    def modulation(self, context: Tensor) -> Tensor:
-        """Scale and shift `(B, 1, 1, 2D)` from the whole context `(B, H, W, C)`."""
-        average = (self.spatial_average * context).mean(dim=(1, 2), keepdim=True)
+    def modulation(self, context: Tensor, window: Window | None = None) -> Tensor:
+        """Scale and shift `(B, 1, 1, 2D)` from the whole context `(B, H, W, C)` of the canvas, or of a window."""
+        weights = self.spatial_average if window is None else window.cut(self.spatial_average)
+        average = (weights * context).mean(dim=(1, 2), keepdim=True)
         modulation: Tensor = self.condition(average)
         return modulation
 
@@ -170,9 +176,9 @@ class ConditionalNorm(nn.Module):
         scale, shift = modulation.chunk(2, dim=-1)
         return torch.addcmul(shift, self.normalize(x), scale)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Returns `(B, H, W, D)`; `context` is always the whole canvas, as in training."""
-        return self.modulated(x, self.modulation(context))
+    def forward(self, x: Tensor, context: Tensor, window: Window | None = None) -> Tensor:
+        """Returns `(B, H, W, D)`."""
+        return self.modulated(x, self.modulation(context, window))
 
 
 class AxialLayer(nn.Module):

@@ -148,7 +148,7 @@ def run_training(
         step += 1
         seconds += time.monotonic() - started
         for key, value in {**figures, "gradient": norm}.items():
-            running[key] = value if key not in running else 0.98 * running[key] + 0.02 * value
+            running[key] = value if key not in running else 0.95 * running[key] + 0.05 * value
         if step % 20 == 0 and rank == 0:
             row = {"step": float(step), "minutes": seconds / 60, "rate": rate, **running}
             append_row(folder / "log.csv", row)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from colorize_cli.checkpoints import build_stage
 from colorize_cli.config import (
+    LEVELS,
+    NUM_COLORS,
     NUM_LEVELS,
     STAGES,
     BackboneConfig,
@@ -23,6 +25,7 @@ from colorize_cli.config import (
 from colorize_cli.errors import ModelError
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ChannelUpsampler
+from colorize_cli.palette import bins_to_levels
 
 RUN = "run.json"
 CHECKPOINT = "checkpoint.pt"
@@ -55,6 +58,22 @@ def smooth_levels(embedding: nn.Embedding, levels: int, scale: float = 0.5) -> N
         embedding.weight.copy_(scale * torch.sin(2 * frequency * level + phase + 0.5 * channel))
 
 
+def repeat_the_left_pixel(core: ColTranCore) -> None:
+    """Start the decoders' embedding and head so that the drawn colour is likely to be near its left neighbour's.
+
+    Embeddings are sines of random frequency over the three levels, so that near colours are alike; the head reads
+    them back. Learning this from noise takes the first thousand steps.
+    """
+    rgb = bins_to_levels(torch.arange(NUM_COLORS)) / LEVELS  # (512, 3)
+    hidden = core.config.hidden
+    frequency, phase = 4 * torch.randn(3, hidden), 2 * math.pi * torch.rand(1, hidden)
+    with torch.no_grad():
+        core.pixel_embedding.weight.copy_(math.sqrt(2) * torch.sin(rgb @ frequency + phase))
+        core.head.weight.copy_(0.05 * core.pixel_embedding.weight)
+        if core.gray_bias is not None:
+            core.head.bias.copy_(core.gray_bias.softmax(-1).mean(0).log())
+
+
 def fresh_stage(
     config: StageConfig, *, gray_bias: Tensor | None = None, backbone: dict[str, Tensor] | None = None
 ) -> nn.Module:
@@ -73,13 +92,13 @@ def fresh_stage(
         smooth_levels(module.encoder.embedding, NUM_LEVELS)
         with torch.no_grad():
             module.parallel_head.weight.zero_()
-            module.pixel_embedding.weight.mul_(0.5)
             if module.gray_bias is not None and gray_bias is not None:
                 module.gray_bias.copy_(gray_bias)
             if module.encoder.neck is not None:
                 for projection, scale in zip(module.encoder.neck.projections, MAP_SCALES, strict=True):
                     assert isinstance(projection, nn.Conv2d)
                     projection.weight.div_(scale)
+        repeat_the_left_pixel(module)
         if module.backbone is not None and backbone is not None:
             module.backbone.load_state_dict(backbone, strict=True)
     return module

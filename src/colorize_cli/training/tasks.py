@@ -117,9 +117,8 @@ class CoreTask:
         gray, eye, bins = self.tensors([core_sample(photo, rng) for photo in photos])
         window = draw_window(rng, CORE_SIZE, self.window)
         with torch.set_grad_enabled(self.phase != "decoders"):
-            context = self.encode(model, gray, eye, window if self.phase == "encoder" else None)
-        if self.phase == "encoder":
-            gray, bins = window.cut(gray), window.cut(bins)
+            context = self.encode(model, gray, eye, window)
+        gray, bins = window.cut(gray), window.cut(bins)
         figures: dict[str, float] = {}
         total = context.new_zeros((), dtype=torch.float32)
         weight = {"encoder": 1.0, "decoders": 0.0}.get(self.phase, self.parallel_weight)
@@ -129,9 +128,8 @@ class CoreTask:
             total = total + weight * parallel
             figures["parallel_bits"] = parallel.item()
         if weight < 1:
-            truth = window.cut(bins)
-            logits = model.decode(context, self.corrupt(truth, rng), window)
-            bits = F.cross_entropy(logits.flatten(0, 2).float(), truth.flatten()) * BITS
+            logits = model.decode(context, self.corrupt(bins, rng), window)
+            bits = F.cross_entropy(logits.flatten(0, 2).float(), bins.flatten()) * BITS
             total = total + (1 - weight) * bits
             figures["bits"] = bits.item()
         return total, figures
