@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from colorize_cli import Colorizer, SamplingOptions
-from colorize_cli.colorizer import Prediction, resolve_device, resolve_dtype, see
+from colorize_cli.colorizer import Prediction, resolve_device, resolve_dtypes, see
 from colorize_cli.errors import OptionError
 from tests.conftest import EXAMPLES
 
@@ -99,7 +99,7 @@ def test_a_device_that_cannot_be_had_is_refused_by_its_name(device: str) -> None
 
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(OptionError, match="float16"):
-        resolve_dtype("float16", torch.device("cpu"))
+        resolve_dtypes("float16", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

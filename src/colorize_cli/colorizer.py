@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 
 from colorize_cli import chroma, palette, photo
 from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
-from colorize_cli.config import SamplingOptions
+from colorize_cli.config import STAGES, SamplingOptions
 from colorize_cli.errors import OptionError
 from colorize_cli.sampling import SampleRequest, draw_samples, noise_stream, project_context
 
@@ -76,13 +77,26 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on CUDA; float32 elsewhere, where the small model gains nothing by bfloat16."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
+def resolve_dtypes(dtype: str, device: torch.device) -> dict[str, torch.dtype]:
+    """The dtype of each stage.
+
+    `auto` is bfloat16 on CUDA. On a CPU it is bfloat16 for the spatial upsampler, whose products are large, where the
+    processor multiplies in it, and float32 for all else: the core draws pixel by pixel, which gains nothing.
+    """
+    if dtype not in {"auto", *DTYPES}:
         raise OptionError(f"dtype is {dtype!r}; it must be auto, {' or '.join(DTYPES)}")
-    return DTYPES[dtype]
+    if dtype == "auto":
+        dtypes = dict.fromkeys(STAGES, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        if device.type == "cpu" and multiplies_bfloat16():
+            dtypes["spatial_upsampler"] = torch.bfloat16
+        return dtypes
+    return dict.fromkeys(STAGES, DTYPES[dtype])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has bfloat16 products of its own (AMX or AVX512-BF16); torch before 2.9 cannot tell."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 class Colorizer:
@@ -92,10 +106,10 @@ class Colorizer:
     photo's 256x256 gray, the options, the seed and its number alone.
     """
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
-        self.model, self.device, self.dtype = model, device, dtype
-        for stage in (model.core, model.color_upsampler, model.spatial_upsampler):
-            stage.to(device=device, dtype=dtype)
+    def __init__(self, model: Model, device: torch.device, dtypes: dict[str, torch.dtype]) -> None:
+        self.model, self.device, self.dtypes = model, device, dtypes
+        for stage, dtype in dtypes.items():
+            getattr(model, stage).to(device=device, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto") -> Colorizer:
@@ -105,8 +119,7 @@ class Colorizer:
         that cannot be had.
         """
         torch_device = resolve_device(device)
-        torch_dtype = resolve_dtype(dtype, torch_device)
-        return cls(load_model(model), torch_device, torch_dtype)
+        return cls(load_model(model), torch_device, resolve_dtypes(dtype, torch_device))
 
     def temperature(self, options: SamplingOptions) -> float:
         """The request's temperature, or the model's recommended one."""

@@ -27,22 +27,30 @@ TILE = 4  # samples in flight; never another number, whatever was asked for
 
 
 class KeyValueCache:
-    """Keys and values of one attention, preallocated: `(T, lines, heads, length, head size)`.
+    """Keys and values of one attention, preallocated: `(T * lines, heads, length, head size)`.
 
     `lines` is the number of columns for the outer decoder's column attention, 1 for the inner's row attention.
     """
 
     def __init__(self, attention: AxialAttention, lines: int, like: Tensor) -> None:
-        shape = (TILE, lines, attention.heads, attention.length, attention.head_size)
-        self.keys = like.new_zeros(shape)
-        self.values = like.new_zeros(shape)
+        shape = (TILE * lines, attention.heads, attention.length, attention.head_size)
+        keys, values = like.new_zeros(shape), like.new_zeros(shape)
+        # Every view that a step needs, made once: thousands of steps would make them again.
+        self.slots = list(zip(keys.unbind(2), values.unbind(2), strict=True))
+        self.prefixes = [(keys[:, :, :n], values[:, :, :n]) for n in range(1, attention.length + 1)]
 
     def update(self, position: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `(T, lines, heads, head size)` at `position`; returns all up to there, `(T * lines, heads, n, .)`."""
-        self.keys[:, :, :, position] = key
-        self.values[:, :, :, position] = value
-        until = position + 1
-        return self.keys[:, :, :, :until].flatten(0, 1), self.values[:, :, :, :until].flatten(0, 1)
+        """Store `(T * lines, heads, head size)` at `position`; returns all up to there, `(T * lines, heads, n, .)`."""
+        key_slot, value_slot = self.slots[position]
+        key_slot.copy_(key)
+        value_slot.copy_(value)
+        return self.prefixes[position]
+
+
+def causal_biases(attention: AxialAttention, like: Tensor) -> list[Tensor]:
+    """Of each query position, the biases of the keys up to it: `(1, heads, 1, n)`."""
+    bias = attention.bias().to(like.dtype)[None]
+    return [bias[:, :, i : i + 1, : i + 1].contiguous() for i in range(attention.length)]
 
 
 class LayerProjections(NamedTuple):
@@ -133,8 +141,8 @@ class TileSampler:
         self.column_caches = [KeyValueCache(layer.attention, self.size, like) for layer in core.outer.column_layers]
         self.row_caches = [KeyValueCache(layer.attention, 1, like) for layer in core.inner.layers]
         self.row_biases = [layer.attention.bias().to(like.dtype) for layer in core.outer.row_layers]
-        self.column_biases = [layer.attention.bias().to(like.dtype) for layer in core.outer.column_layers]
-        self.inner_biases = [layer.attention.bias().to(like.dtype) for layer in core.inner.layers]
+        self.column_biases = [causal_biases(layer.attention, like) for layer in core.outer.column_layers]
+        self.inner_biases = [causal_biases(layer.attention, like) for layer in core.inner.layers]
         self.bins = torch.zeros((TILE, self.size, self.size), dtype=torch.int64, device=like.device)
         self.bits = torch.zeros(TILE, dtype=torch.float64, device=like.device)
 
@@ -169,10 +177,10 @@ class TileSampler:
 
             mods = self.layer_row([p.outer_columns[index] for p in self.photos], row)
             qkv = column_layer.attention.project(x, mods.attention)
-            q, k, v = qkv.unbind(2)  # (T, W, heads, head size)
+            q, k, v = qkv.flatten(0, 1).unbind(1)  # (T * W, heads, head size)
             keys, values = self.column_caches[index].update(row, k, v)  # (T * W, heads, row + 1, head size)
-            bias = self.column_biases[index][:, row : row + 1, : row + 1]  # (heads, 1, row + 1)
-            out = F.scaled_dot_product_attention(q.flatten(0, 1)[:, :, None], keys, values, attn_mask=bias[None])
+            bias = self.column_biases[index][row]
+            out = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=bias)
             out = column_layer.attention.output(out.reshape(TILE, self.size, -1))
             x = self.finish_layer(column_layer, x, out, mods)
         context: Tensor = x
@@ -205,9 +213,10 @@ class TileSampler:
             scale, shift = layer.attention.split_modulation(modulation)
             scales = scale.flatten(2).unbind(1)  # W times (T, 3D)
             shifts = shift.flatten(2).unbind(1)
-            mlp_mods = (mods.mlp + F.linear(outer_context, mlp.weight[:, hidden:])).unbind(1)
+            mlp_shift, mlp_scale = (mods.mlp + F.linear(outer_context, mlp.weight[:, hidden:])).chunk(2, dim=-1)
             norms = (*mods.attention_norm[:, 0].chunk(2, -1), *mods.mlp_norm[:, 0].chunk(2, -1))
-            steps.append((layer, scales, shifts, mlp_mods, norms))
+            mlp_mods = (mlp_scale.unbind(1), mlp_shift.unbind(1))
+            steps.append((layer, self.row_caches[index], self.inner_biases[index], norms, scales, shifts, *mlp_mods))
         noise = None
         if self.temperature > 0:
             rows = [gumbel_row(stream, size) for stream in self.streams]
@@ -217,15 +226,15 @@ class TileSampler:
         pixel = torch.zeros_like(base[0])
         for column in range(size):
             x = pixel + base[column]
-            for index, (layer, scales, shifts, mlp_mods, norms) in enumerate(steps):
+            for layer, cache, biases, norms, scales, shifts, mlp_scales, mlp_shifts in steps:
                 qkv = torch.addcmul(shifts[column], layer.attention.qkv(x), scales[column])
-                q, k, v = qkv.view(TILE, 1, 3, self.heads, self.head_size).unbind(2)  # (T, 1, heads, head size)
-                keys, values = self.row_caches[index].update(column, k, v)  # (T, heads, column + 1, head size)
-                bias = self.inner_biases[index][:, column : column + 1, : column + 1]
-                out = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=bias[None])
-                x = x + layer.attention.output(out.reshape(TILE, -1))
+                q, k, v = qkv.view(TILE, 3, self.heads, self.head_size).unbind(1)  # (T, heads, head size)
+                keys, values = cache.update(column, k, v)  # (T, heads, column + 1, head size)
+                out = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=biases[column])
+                x = x + layer.attention.output(out.view(TILE, -1))
                 x = torch.addcmul(norms[1], layer.attention_norm.normalize(x), norms[0])
-                x = x + layer.mlp.modulated(x, mlp_mods[column])
+                y = layer.mlp.contract(F.relu(layer.mlp.expand(x)))
+                x = x + torch.addcmul(mlp_shifts[column], y, mlp_scales[column])
                 x = torch.addcmul(norms[3], layer.mlp_norm.normalize(x), norms[2])
             logits = core.head(core.norm(x)).float()  # (T, 512)
             row_logits.append(logits)

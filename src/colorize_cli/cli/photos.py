@@ -165,7 +165,7 @@ def _record(outcome: Outcome, colorizer: Colorizer, options: SamplingOptions) ->
         "model": colorizer.model.name,
         "model_sha256": colorizer.model.sha256,
         "device": str(colorizer.device),
-        "dtype": str(colorizer.dtype).removeprefix("torch."),
+        "dtype": {stage: str(dtype).removeprefix("torch.") for stage, dtype in colorizer.dtypes.items()},
         "threads": torch.get_num_threads(),
         "seconds": round(outcome.seconds, 3),
     }

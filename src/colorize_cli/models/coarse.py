@@ -22,6 +22,7 @@ from colorize_cli.models.layers import (
     ConditionalNorm,
     PositionEmbedding,
     Window,
+    table_embedding,
 )
 
 
@@ -70,7 +71,7 @@ class GrayEncoder(nn.Module):
 
     def __init__(self, config: CoreConfig) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(NUM_LEVELS, config.hidden)
+        self.embedding = table_embedding(NUM_LEVELS, config.hidden)
         self.embedding_bias = nn.Parameter(torch.zeros(config.hidden))
         self.stack = AxialStack(
             config.hidden, config.feed_forward, config.heads, config.resolution, config.encoder_layers
@@ -151,7 +152,7 @@ class ColTranCore(nn.Module):
         self.config = config
         self.backbone = EfficientNetLite2() if config.backbone is not None else None
         self.encoder = GrayEncoder(config)
-        self.pixel_embedding = nn.Embedding(NUM_COLORS, config.hidden)
+        self.pixel_embedding = table_embedding(NUM_COLORS, config.hidden)
         self.outer = OuterDecoder(config)
         self.inner = InnerDecoder(config)
         self.norm = nn.LayerNorm(config.hidden, eps=NORM_EPSILON)

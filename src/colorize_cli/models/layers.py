@@ -31,13 +31,23 @@ class Window(NamedTuple):
         return x[:, self.top : self.top + self.height, self.left : self.left + self.width]
 
 
+def table_embedding(rows: int, hidden: int) -> nn.Embedding:
+    """A look-up table of unit variance.
+
+    Not torch's own start: its normal distribution, asked for on the meta device, costs a second of imports.
+    """
+    embedding = nn.Embedding(rows, hidden, _weight=torch.empty(rows, hidden))
+    nn.init.uniform_(embedding.weight, -(3**0.5), 3**0.5)
+    return embedding
+
+
 class PositionEmbedding(nn.Module):
     """Factorised positions: a learned row vector plus a learned column vector."""
 
     def __init__(self, height: int, width: int, hidden: int) -> None:
         super().__init__()
-        self.rows = nn.Parameter(torch.randn(height, 1, hidden) * 0.02)
-        self.columns = nn.Parameter(torch.randn(width, hidden) * 0.02)
+        self.rows = nn.Parameter(torch.empty(height, 1, hidden).uniform_(-0.03, 0.03))
+        self.columns = nn.Parameter(torch.empty(width, hidden).uniform_(-0.03, 0.03))
 
     def forward(self, window: Window | None = None) -> Tensor:
         """Returns `(H, W, D)` of the window, or of the whole canvas."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colorize_cli.config import LEVELS, NUM_LEVELS, ColorUpsamplerConfig, SpatialUpsamplerConfig
-from colorize_cli.models.layers import AxialStack, Window
+from colorize_cli.models.layers import AxialStack, Window, table_embedding
 
 
 class ChannelUpsampler(nn.Module):
@@ -21,8 +21,8 @@ class ChannelUpsampler(nn.Module):
         self.config = config
         self.levels = levels
         hidden = config.hidden
-        self.channel_embedding = nn.Embedding(3 * levels, hidden)
-        self.gray_embedding = nn.Embedding(NUM_LEVELS, hidden)
+        self.channel_embedding = table_embedding(3 * levels, hidden)
+        self.gray_embedding = table_embedding(NUM_LEVELS, hidden)
         self.merge = nn.Linear(2 * hidden, hidden)
         self.stack = AxialStack(hidden, config.feed_forward, config.heads, config.resolution, config.layers)
         self.head = nn.Linear(hidden, NUM_LEVELS)
@@ -64,7 +64,7 @@ class ChannelUpsampler(nn.Module):
         symbols = self.symbols(levels).flatten(0, 1)  # (B * 3, H, W)
         states = self.hidden_states(symbols, gray.repeat_interleave(3, dim=0))
         # One channel's logits at a time: all of a large image would be the biggest tensor by far.
-        best = torch.stack([self.head(state).argmax(dim=-1) for state in states])
+        best = torch.stack([self.head(state).float().argmax(dim=-1) for state in states])
         return best.view(-1, 3, *best.shape[1:]).permute(0, 2, 3, 1).to(torch.uint8)
 
 
