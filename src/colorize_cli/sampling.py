@@ -21,7 +21,7 @@ from torch import Tensor
 
 from colorize_cli.config import NUM_COLORS
 from colorize_cli.models.coarse import ColTranCore, ConditionalLayer
-from colorize_cli.models.layers import AxialAttention
+from colorize_cli.models.layers import NORM_EPSILON, AxialAttention
 
 TILE = 4  # samples in flight; never another number, whatever was asked for
 
@@ -131,7 +131,6 @@ class TileSampler:
         assert 1 <= len(requests) <= TILE
         self.core, self.temperature = core, temperature
         self.size = core.config.resolution
-        self.heads, self.head_size = core.config.heads, core.config.hidden // core.config.heads
         # The padding draws once more what the last request draws; its results are thrown away.
         slots = [*requests, *[requests[-1]] * (TILE - len(requests))]
         self.photos = [request.projections for request in slots]
@@ -152,14 +151,13 @@ class TileSampler:
             return tensors[0].expand(TILE, *tensors[0].shape)
         return torch.stack(tensors)
 
-    def rows(self) -> Iterator[int]:
-        """Draw the whole tile into `bins` and `bits`, one row a step."""
+    def rows(self) -> Iterator[Tensor]:
+        """Draw the whole tile into `bins` and `bits`, one row a step; yields each row's logits `(T, W, 512)`."""
         outer_context = self.gather([torch.zeros_like(p.outer_input[0]) for p in self.photos])  # (T, W, D)
         for row in range(self.size):
             if row > 0:
                 outer_context = self.outer_row(row - 1)
-            self.inner_row(row, outer_context)
-            yield row
+            yield self.inner_row(row, outer_context)
 
     def outer_row(self, row: int) -> Tensor:
         """Run the outer decoder over drawn row `row`; returns the outer context of the next row, `(T, W, D)`."""
@@ -200,50 +198,89 @@ class TileSampler:
         x = layer.attention_norm.modulated(x + attended, mods.attention_norm)
         return layer.mlp_norm.modulated(x + layer.mlp.modulated(x, mods.mlp), mods.mlp_norm)
 
-    def inner_row(self, row: int, outer_context: Tensor) -> None:
-        """Draw one row pixel by pixel."""
-        core, size, hidden = self.core, self.size, self.core.config.hidden
+    def inner_row(self, row: int, outer_context: Tensor) -> Tensor:
+        """Draw one row pixel by pixel; returns its logits `(T, W, 512)`."""
+        core, size = self.core, self.size
         base = (self.gather([p.inner_input[row] for p in self.photos]) + outer_context).unbind(1)  # W times (T, D)
         steps = []
         for index, layer in enumerate(core.inner.layers):
-            mods = self.layer_row([p.inner[index] for p in self.photos], row)
-            attention, mlp = layer.attention.condition, layer.mlp.condition
-            assert attention is not None and mlp is not None
-            modulation = mods.attention + F.linear(outer_context, attention.weight[:, hidden:])
-            scale, shift = layer.attention.split_modulation(modulation)
-            scales = scale.flatten(2).unbind(1)  # W times (T, 3D)
-            shifts = shift.flatten(2).unbind(1)
-            mlp_shift, mlp_scale = (mods.mlp + F.linear(outer_context, mlp.weight[:, hidden:])).chunk(2, dim=-1)
-            norms = (*mods.attention_norm[:, 0].chunk(2, -1), *mods.mlp_norm[:, 0].chunk(2, -1))
-            mlp_mods = (mlp_scale.unbind(1), mlp_shift.unbind(1))
-            steps.append((layer, self.row_caches[index], self.inner_biases[index], norms, scales, shifts, *mlp_mods))
-        noise = None
+            projections = self.layer_row([p.inner[index] for p in self.photos], row)
+            step = PixelStep(layer, self.row_caches[index], self.inner_biases[index], projections, outer_context)
+            steps.append(step.run)
+        noise: Sequence[Tensor] | None = None
         if self.temperature > 0:
             rows = [gumbel_row(stream, size) for stream in self.streams]
             rows.extend([rows[-1]] * (TILE - len(rows)))
-            noise = torch.from_numpy(np.stack(rows, axis=1)).to(base[0].device)  # (W, T, 512)
-        row_logits = []
+            noise = torch.from_numpy(np.stack(rows)).to(base[0].device).unbind(1)  # W times (T, 512)
+        embedding, norm, head = core.pixel_embedding.weight, core.norm, core.head
+        row_bins, row_logits = [], []
         pixel = torch.zeros_like(base[0])
         for column in range(size):
             x = pixel + base[column]
-            for layer, cache, biases, norms, scales, shifts, mlp_scales, mlp_shifts in steps:
-                qkv = torch.addcmul(shifts[column], layer.attention.qkv(x), scales[column])
-                q, k, v = qkv.view(TILE, 3, self.heads, self.head_size).unbind(1)  # (T, heads, head size)
-                keys, values = cache.update(column, k, v)  # (T, heads, column + 1, head size)
-                out = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=biases[column])
-                x = x + layer.attention.output(out.view(TILE, -1))
-                x = torch.addcmul(norms[1], layer.attention_norm.normalize(x), norms[0])
-                y = layer.mlp.contract(F.relu(layer.mlp.expand(x)))
-                x = x + torch.addcmul(mlp_shifts[column], y, mlp_scales[column])
-                x = torch.addcmul(norms[3], layer.mlp_norm.normalize(x), norms[2])
-            logits = core.head(core.norm(x)).float()  # (T, 512)
-            row_logits.append(logits)
+            for run in steps:
+                x = run(x, column)
+            x = F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, NORM_EPSILON)
+            logits = F.linear(x, head.weight, head.bias).float()  # (T, 512)
             scores = logits if noise is None else torch.add(noise[column], logits, alpha=1 / self.temperature)
             drawn = scores.argmax(dim=-1)
-            self.bins[:, row, column] = drawn
-            pixel = core.pixel_embedding(drawn)
-        log_probability = torch.stack(row_logits, dim=1).log_softmax(dim=-1)  # (T, W, 512)
-        self.bits -= log_probability.gather(-1, self.bins[:, row, :, None]).double().sum(dim=(1, 2)) / math.log(2)
+            pixel = F.embedding(drawn, embedding)
+            row_bins.append(drawn)
+            row_logits.append(logits)
+        bins = torch.stack(row_bins, dim=1)  # (T, W)
+        self.bins[:, row] = bins
+        logits = torch.stack(row_logits, dim=1)  # (T, W, 512)
+        nats = logits.log_softmax(dim=-1).gather(-1, bins[..., None]).double().sum(dim=(1, 2))
+        self.bits -= nats / math.log(2)
+        return logits
+
+
+class PixelStep:
+    """One inner layer at one pixel after another of a row.
+
+    Weights and the row's modulations are taken apart once: calling modules would cost as much as their work.
+    """
+
+    def __init__(
+        self,
+        layer: ConditionalLayer,
+        cache: KeyValueCache,
+        biases: list[Tensor],
+        row: LayerProjections,
+        outer_context: Tensor,
+    ) -> None:
+        attention, mlp = layer.attention, layer.mlp
+        assert attention.condition is not None and mlp.condition is not None
+        hidden = outer_context.shape[-1]
+        self.cache, self.biases = cache, biases
+        self.qkv_shape = (TILE, 3, attention.heads, attention.head_size)
+        self.qkv, self.output = attention.qkv.weight, attention.output.weight
+        self.expand, self.contract = mlp.expand, mlp.contract
+        self.norms = (layer.attention_norm.normalize, layer.mlp_norm.normalize)
+        self.norm_scales, self.norm_shifts = zip(
+            *(mods[:, 0].chunk(2, dim=-1) for mods in (row.attention_norm, row.mlp_norm)), strict=True
+        )
+        modulation = row.attention + F.linear(outer_context, attention.condition.weight[:, hidden:])
+        scale, shift = attention.split_modulation(modulation)  # (T, W, 3, heads, head size)
+        self.scales, self.shifts = scale.flatten(2).unbind(1), shift.flatten(2).unbind(1)  # W times (T, 3D)
+        shift, scale = (row.mlp + F.linear(outer_context, mlp.condition.weight[:, hidden:])).chunk(2, dim=-1)
+        self.mlp_scales, self.mlp_shifts = scale.unbind(1), shift.unbind(1)  # W times (T, D)
+
+    def run(self, x: Tensor, column: int) -> Tensor:
+        """`(T, D)` to `(T, D)` at `column`, which is kept in the row's cache."""
+        qkv = torch.addcmul(self.shifts[column], F.linear(x, self.qkv), self.scales[column])
+        q, k, v = qkv.view(self.qkv_shape).unbind(1)  # (T, heads, head size)
+        keys, values = self.cache.update(column, k, v)  # (T, heads, column + 1, head size)
+        out = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=self.biases[column])
+        x = self.norm(0, x + F.linear(out.view(x.shape), self.output))
+        y = F.relu(F.linear(x, self.expand.weight, self.expand.bias))
+        y = F.linear(y, self.contract.weight, self.contract.bias)
+        return self.norm(1, x + torch.addcmul(self.mlp_shifts[column], y, self.mlp_scales[column]))
+
+    def norm(self, index: int, x: Tensor) -> Tensor:
+        """The conditional norm behind attention (0) or MLP (1)."""
+        norm = self.norms[index]
+        x = F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, NORM_EPSILON)
+        return torch.addcmul(self.norm_shifts[index], x, self.norm_scales[index])
 
 
 @torch.inference_mode()

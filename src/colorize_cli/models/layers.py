@@ -115,19 +115,17 @@ class AxialAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns `(B, H, W, D)`; `context` `(B, H, W, C)` where the attention is conditioned."""
+        if self.axis == 1:  # columns become rows
+            x = x.transpose(1, 2)
+            context = None if context is None else context.transpose(1, 2)
         modulation = self.condition(context) if self.condition is not None and context is not None else None
-        qkv = self.project(x, modulation)  # (B, H, W, 3, heads, head size)
-        order = (3, 0, 1, 4, 2, 5) if self.axis == 2 else (3, 0, 2, 4, 1, 5)
-        q, k, v = qkv.permute(order).flatten(1, 2).unbind(0)  # each (B * lines, heads, L, head size)
-        bias = self.bias(q.shape[-2]).to(q.dtype)
+        qkv = self.project(x, modulation)  # (B, lines, L, 3, heads, head size)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)  # each (B * lines, heads, L, head size)
         q = q * self.head_size**-0.5
+        bias = self.bias(q.shape[-2]).to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
-        lines = x.shape[1] if self.axis == 2 else x.shape[2]
-        out = out.transpose(1, 2).reshape(x.shape[0], lines, -1, x.shape[-1])  # (B, lines, L, D)
-        if self.axis == 1:
-            out = out.transpose(1, 2)
-        projected: Tensor = self.output(out)
-        return projected
+        projected: Tensor = self.output(out.transpose(1, 2).reshape(x.shape))  # (B, lines, L, D)
+        return projected.transpose(1, 2) if self.axis == 1 else projected
 
 
 class MLP(nn.Module):
