@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test lint typecheck clean
+.PHONY: setup demo test lint typecheck bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ lint: .venv/installed-dev ## style
 
 typecheck: .venv/installed-dev ## types
 	$(BIN)/mypy
+
+bench: setup ## what each stage costs here
+	$(BIN)/colorize bench
 
 clean:
 	rm -rf .venv dist demo-output

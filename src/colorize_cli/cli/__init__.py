@@ -9,6 +9,7 @@ import click
 from click_default_group import DefaultGroup
 
 from colorize_cli import __version__
+from colorize_cli.cli.bench import bench
 from colorize_cli.cli.evaluate import evaluate
 from colorize_cli.cli.photos import photos
 from colorize_cli.cli.train import train
@@ -24,6 +25,8 @@ class ColoringFirst(DefaultGroup):  # type: ignore[misc]
         """The default command's help, then the commands."""
         default = click.Context(photos, info_name=ctx.info_name, parent=ctx.parent)
         photos.format_help(default, formatter)
+        with formatter.indentation():
+            formatter.write_dl([("--version", "Show the version and exit.")], col_spacing=23)
         self.format_commands(ctx, formatter)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,6 +46,7 @@ def cli() -> None:
 
 
 cli.add_command(photos)
+cli.add_command(bench)
 cli.add_command(evaluate)
 cli.add_command(train)
 

@@ -179,7 +179,9 @@ def _print_table(outcomes: Iterable[Outcome]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("photo", "pictures", "size", "bits/pixel", "seconds", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in ("photo", "pictures", "size", "bits/pixel", "seconds"):
+        table.add_column(name, overflow="fold")  # names stay whole on a narrow screen
     for outcome in outcomes:
         pictures = "\n".join(str(path) for path in outcome.outputs) or "-"
         if outcome.status == "skipped":

@@ -78,6 +78,13 @@ def _stage_command(name: str) -> click.Command:
         help="Earlier runs whose averaged weights to start from.",
     )
     @click.option(
+        "--encoder-from",
+        type=click.Path(path_type=Path),
+        metavar="RUN",
+        hidden=not core,
+        help="An earlier run whose encoder and parallel head to take, over --init-from.",
+    )
+    @click.option(
         "--backbone",
         type=click.Path(path_type=Path),
         metavar="FILE",
@@ -171,6 +178,10 @@ def _train(stage: str, **options: Any) -> None:
     for run in options["init_from"]:
         _, module = start.averaged_stage(run)
         model.load_state_dict(module.state_dict(), strict=True)
+    if options["encoder_from"] is not None:
+        _, module = start.averaged_stage(options["encoder_from"])
+        state = {name: tensor for name, tensor in module.state_dict().items() if not start.of_decoders(name)}
+        model.load_state_dict({**model.state_dict(), **state}, strict=True)
     task: Task
     if isinstance(model, ColTranCore):
         start.choose_learned(model, options["phase"], options["unfreeze_backbone"])

@@ -104,13 +104,17 @@ def fresh_stage(
     return module
 
 
+def of_decoders(name: str) -> bool:
+    """Whether a parameter of the core belongs to its decoders."""
+    return name.partition(".")[0] in DECODER_PARTS
+
+
 def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> None:
     """Set which parameters learn: in phase "encoder" all but the decoders, in "decoders" these, in "joint" both."""
     learning = {"encoder": {"encoder"}, "decoders": {"decoders"}, "joint": {"encoder", "decoders"}}[phase]
     for name, parameter in core.named_parameters():
-        part = name.partition(".")[0]
-        learns = ("decoders" if part in DECODER_PARTS else "encoder") in learning
-        if part == "backbone":
+        learns = ("decoders" if of_decoders(name) else "encoder") in learning
+        if name.startswith("backbone."):
             learns = learns and unfreeze_backbone
         parameter.requires_grad_(learns and ".normalize." not in name)
 
