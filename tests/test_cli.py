@@ -267,3 +267,14 @@ def test_an_interrupt_is_exit_code_130_and_leaves_no_half_file(tmp_path: Path, t
     for path in (tmp_path / "out").glob("*"):
         with Image.open(path) as image:
             image.load()
+
+
+def test_a_name_that_is_no_utf8_or_too_long_for_its_pictures_is_no_traceback(colorize, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.png"))
+    write_gray(tmp_path / "plain.png", 20, 20).rename(odd)
+    result = colorize(odd, "-n", 1)
+    assert result.exit_code == 0
+    long = write_gray(tmp_path / f"{'n' * 250}.png", 20, 20)
+    result = colorize(long, odd.with_name("gone\udce9.png"), "-n", 1)
+    assert result.exit_code == 1
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 2

@@ -55,10 +55,10 @@ def find_photos(inputs: Sequence[Path]) -> tuple[list[Path], list[Outcome]]:
     found: dict[Path, None] = {}
     problems: list[Outcome] = []
     for path in inputs:
-        if not path.is_dir():
-            found[path] = None
-            continue
         try:
+            if not path.is_dir():
+                found[path] = None
+                continue
             names = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
         except OSError as error:
             problems.append(Outcome(path, "failed", error=f"{path}: the folder cannot be read ({error.strerror})"))
@@ -102,6 +102,8 @@ def colorize_photos(
             outcome = _colorize_one(colorizer, job, options, size, force, protected, taken, progress)
         except ColorizeError as error:
             outcome = Outcome(source, "failed", error=str(error))
+        except OSError as error:  # a name too long, a folder that may not be looked into
+            outcome = Outcome(source, "failed", error=f"{source}: {error.strerror}; use another name or --output")
         yield _timed(outcome, time.monotonic() - started)
 
 

@@ -152,11 +152,14 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be read ({error})") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ModelError(f"{path} is not of format {FORMAT}; this program reads no other")
-    if set(description.get("stages", {})) != set(STAGES):
+    stages = description.get("stages")
+    if not isinstance(stages, dict) or set(stages) != set(STAGES):
         raise ModelError(f"{path} must describe the stages {', '.join(STAGES)}")
     temperature = description.get("temperature", 1.0)
-    if not isinstance(temperature, int | float) or not 0 <= temperature < 100:
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < 100:
         raise ModelError(f"{path}: temperature is {temperature!r}; it must be a number of at least 0")
+    if not isinstance(description.get("name", ""), str):
+        raise ModelError(f"{path}: name is {description['name']!r}; it must be a text")
     return description
 
 
@@ -174,6 +177,9 @@ def load_model(name: str = DEFAULT_MODEL) -> Model:
             config, digests = config_class.from_dict(entry["config"]), dict(entry["sha256"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder / DESCRIPTION}: stage {stage} is not described well ({error!r})") from error
+        size = config_class().resolution
+        if config.resolution != size:
+            raise ModelError(f"{folder / DESCRIPTION}: {stage} has resolution {config.resolution}; photos need {size}")
         with torch.device("meta"):
             module = build_stage(config)
         state: dict[str, Tensor] = {}

@@ -122,7 +122,12 @@ def _load(ctx: click.Context, model: str, device: str, dtype: str) -> Colorizer:
 
 
 def _say(console: Console, outcome: Outcome) -> None:
-    console.print(f"error: {outcome.error}", markup=False)
+    console.print(f"error: {_printable(outcome.error)}", markup=False)
+
+
+def _printable(text: object) -> str:
+    """A name with bytes that are no UTF-8, or with line breaks, as one line that any terminal takes."""
+    return " ".join(str(text).encode("utf-8", "replace").decode().splitlines())
 
 
 @contextmanager
@@ -145,7 +150,7 @@ def _progress(
         task = bar.add_task("", total=photo_count * samples * CORE_SIZE)
 
         def advance(source: Path, rows: int) -> None:
-            bar.update(task, description=source.name, advance=rows)
+            bar.update(task, description=_printable(source.name), advance=rows)
 
         yield advance
 
@@ -183,13 +188,13 @@ def _print_table(outcomes: Iterable[Outcome]) -> None:
     for name in ("photo", "pictures", "size", "bits/pixel", "seconds"):
         table.add_column(name, overflow="fold")  # names stay whole on a narrow screen
     for outcome in outcomes:
-        pictures = "\n".join(str(path) for path in outcome.outputs) or "-"
+        pictures = "\n".join(map(_printable, outcome.outputs)) or "-"
         if outcome.status == "skipped":
             pictures = f"skipped, exists: {pictures}"
         elif outcome.status == "failed":
             pictures = "failed"
         table.add_row(
-            Text(str(outcome.source)),
+            Text(_printable(outcome.source)),
             Text(pictures),
             "x".join(map(str, outcome.size)) if outcome.size else "",
             "\n".join(f"{bits:.3f}" for bits in outcome.bits_per_pixel),
