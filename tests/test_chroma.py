@@ -58,9 +58,39 @@ def test_strips_leave_no_seam() -> None:
     rng = np.random.default_rng(3)
     luma = rng.integers(0, 256, (900, 333), dtype=np.uint8)
     rgb = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    whole = join(luma, rgb, strip_rows=900).astype(int)
-    for rows in (1, 7, 256):
-        assert np.abs(join(luma, rgb, strip_rows=rows) - whole).max() <= 1
+    for shape in ((900, 333), (100, 333)):  # enlarged and shrunk rows
+        part = luma[: shape[0]]
+        whole = join(part, rgb, strip_rows=shape[0])
+        for rows in (1, 7, 16, 256):
+            assert np.array_equal(join(part, rgb, strip_rows=rows), whole)
+
+
+def test_colour_of_the_photos_own_size_is_not_resampled() -> None:
+    rng = np.random.default_rng(4)
+    rgb = rng.integers(60, 196, (256, 256, 3), dtype=np.uint8)
+    luma = np.full((256, 256), 128, dtype=np.uint8)
+    chroma = rgb - rgb @ np.array([[0.299], [0.587], [0.114]])
+    inside = np.abs(chroma).max(axis=-1) < 100
+    assert np.abs(join(luma, rgb)[inside] - (128 + chroma[inside])).max() <= 0.501
+
+
+def test_colour_is_enlarged_as_pillow_enlarges_it() -> None:
+    rng = np.random.default_rng(5)
+    rgb = rng.integers(118, 139, (64, 64, 3), dtype=np.uint8)
+    joined = join(np.full((150, 201), 128, dtype=np.uint8), rgb).astype(int)
+    chroma = (rgb - rgb @ np.array([[0.299], [0.587], [0.114]])).astype(np.float32)
+    for channel in range(3):
+        plane = Image.fromarray(np.ascontiguousarray(chroma[..., channel]))
+        expected = 128 + np.asarray(plane.resize((201, 150), Image.Resampling.BICUBIC))
+        assert np.abs(joined[..., channel] - expected).max() <= 0.501
+
+
+def test_any_finite_saturation_is_in_gamut_and_keeps_luma() -> None:
+    rng = np.random.default_rng(6)
+    luma = rng.integers(0, 256, (300, 300), dtype=np.uint8)
+    rgb = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    for saturation in (3.0, 1e4, 1e300):
+        assert np.abs(luma_of(join(luma, rgb, saturation)) - luma).max() <= 1
 
 
 def test_enlarged_colour_is_smooth_where_the_luma_is() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import Photo, backbone_gray, open_photo, output_suffix, save_photo, square_grays
@@ -14,6 +18,33 @@ from tests.conftest import EXAMPLES
 
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
 ORIENTATION = 0x0112
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="Aunt"/></x:xmpmeta>'
+
+
+def saved_again(path: Path, suffix: str | None = None) -> Path:
+    """`path` opened and its own gray saved as the command saves a result."""
+    photo = open_photo(path)
+    image = Image.fromarray(photo.luma).convert("RGB")
+    if photo.alpha is not None:
+        image.putalpha(Image.fromarray(photo.alpha))
+    out = path.with_name(f"out{suffix or path.suffix}")
+    save_photo(image, photo, out)
+    return out
+
+
+def gray_profile(gamma: float) -> bytes:
+    """The smallest ICC profile of a gray device: a white point and a tone curve."""
+    tags = {
+        b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061),
+        b"kTRC": b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256)),
+    }
+    table, content = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(content), len(data))
+        content += data
+    header = struct.pack(">I4xI4s4s4s12x4s", 132 + 24 + len(content), 0x02100000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
+    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + content
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -118,6 +149,149 @@ def test_the_suffix_follows_what_the_file_is(kind: str, given: str, expected: st
     assert output_suffix(Photo(RAMP, format=kind), given) == expected
 
 
+def test_a_pillow_image_given_stays_as_it_is() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP).save(buffer, "JPEG", exif=exif)
+    image = Image.open(buffer)
+    assert open_photo(image).luma.shape == open_photo(image).luma.shape == (60, 40)
+    assert image.size == (60, 40)
+    assert image.getexif()[ORIENTATION] == 6
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_xmp_is_kept_upright(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    options: dict[str, Any] = {"xmp": XMP}
+    if suffix == ".png":
+        options = {"pnginfo": PngImagePlugin.PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
+    if suffix == ".tif":
+        exif[700], options = XMP, {}
+    Image.fromarray(RAMP).convert("RGB").save(tmp_path / f"in{suffix}", exif=exif, **options)
+    out = saved_again(tmp_path / f"in{suffix}")
+    with Image.open(out) as image:
+        image.load()
+        assert b'"Aunt"' in image.info["xmp"]
+        assert b'tiff:Orientation="6"' not in image.info["xmp"]
+    assert open_photo(out).luma.shape == (60, 40)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_date_and_place_in_the_exif_are_kept(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Kodak"
+    exif[ExifTags.IFD.Exif] = {0x9003: "1936:03:06 00:00:00"}
+    exif[ExifTags.IFD.GPSInfo] = {2: (35.0, 2.0, 28.0)}
+    Image.fromarray(RAMP).convert("RGB").save(tmp_path / f"in{suffix}", exif=exif.tobytes())
+    with Image.open(saved_again(tmp_path / f"in{suffix}")) as image:
+        kept = image.getexif()
+        assert kept[0x010F] == "Kodak"
+        assert kept.get_ifd(ExifTags.IFD.Exif)[0x9003] == "1936:03:06 00:00:00"
+        assert kept.get_ifd(ExifTags.IFD.GPSInfo)[2] == (35.0, 2.0, 28.0)
+
+
+def test_the_thumbnail_in_the_exif_is_dropped(tmp_path: Path) -> None:
+    thumbnail = b"\xff\xd8 gray thumbnail \xff\xd9"
+    exif = b"Exif\0\0MM\0*" + struct.pack(">I", 8)
+    exif += struct.pack(">HHHI4sI", 1, 0x010F, 2, 4, b"Box\0", 26)  # at 8, the next directory at 26
+    exif += struct.pack(">HHHIIHHIII", 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, len(thumbnail), 0) + thumbnail
+    Image.fromarray(RAMP).save(tmp_path / "in.jpg", exif=exif)
+    with Image.open(tmp_path / "in.jpg") as image:
+        assert image.getexif().get_ifd(ExifTags.IFD.IFD1)[0x0202] == len(thumbnail)
+    out = saved_again(tmp_path / "in.jpg")
+    assert b"thumbnail" not in out.read_bytes()
+    with Image.open(out) as image:
+        assert image.getexif()[0x010F] == "Box"
+
+
+def test_broken_exif_does_not_refuse_the_photo(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "good.jpg")
+    raw = (tmp_path / "good.jpg").read_bytes()
+    for number, body in enumerate((b"garbage", b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\0\0\0\x08\0\x01\x01\x12", b"")):
+        block = b"Exif\0\0" + body
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(raw[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + raw[2:])
+        assert open_photo(path).luma.shape == RAMP.shape
+        saved_again(path)
+
+
+def test_what_a_format_cannot_hold_does_not_stop_the_picture(tmp_path: Path) -> None:
+    image = Image.fromarray(RAMP).convert("RGB")
+    for suffix in (".jpg", ".png", ".bmp"):
+        photo = Photo(RAMP, exif=b"Exif\0\0" + b"x" * 70_000, info={"dpi": (1e30, 1e30), "xmp": b"<" * 70_000})
+        save_photo(image, photo, tmp_path / f"out{suffix}")
+        assert np.abs(open_photo(tmp_path / f"out{suffix}").luma.astype(int) - RAMP).max() <= 3
+
+
+def test_a_comment_is_kept_and_a_resolution_turns_with_the_photo(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(RAMP).save(tmp_path / "in.jpg", exif=exif, dpi=(300, 150), comment=b"Aunt Mary")
+    with Image.open(saved_again(tmp_path / "in.jpg")) as image:
+        assert image.info["dpi"] == (150, 300)
+        assert image.info["comment"] == b"Aunt Mary"
+
+
+def test_no_profile_is_attached(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in (".jpg", ".png", ".tif", ".webp"):
+        Image.fromarray(RAMP).convert("RGB").save(tmp_path / f"in{suffix}", icc_profile=profile)
+        with Image.open(saved_again(tmp_path / f"in{suffix}")) as image:
+            assert "icc_profile" not in image.info
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_a_gray_profile_is_applied(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(RAMP.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(RAMP).convert(mode)
+    image.save(tmp_path / "linear.png", icc_profile=gray_profile(1.0))
+    light = RAMP / 255
+    expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    luma = open_photo(tmp_path / "linear.png").luma
+    assert np.abs(luma - expected).max() <= 1
+
+
+def test_deep_gray_is_scaled_to_8_bits_by_what_its_values_mean(tmp_path: Path) -> None:
+    deep = RAMP.astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png", transparency=0)
+    photo = open_photo(tmp_path / "deep.png")
+    assert np.array_equal(photo.luma, RAMP)
+    assert photo.alpha is not None
+    assert np.array_equal(photo.alpha == 0, RAMP == 0)
+    Image.fromarray(255 * 257 - deep).save(tmp_path / "negative.tif", tiffinfo={262: 0})
+    assert np.array_equal(open_photo(tmp_path / "negative.tif").luma, RAMP)
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    assert np.array_equal(open_photo(tmp_path / "deep.tif").luma, RAMP)
+    assert np.array_equal(open_photo(Image.fromarray(RAMP.astype(np.int32))).luma, RAMP)
+    assert np.array_equal(open_photo(Image.fromarray(RAMP.astype(np.float32))).luma, RAMP)
+    wide = open_photo(Image.fromarray(RAMP.astype(np.int32) * 5_000_000 - 7)).luma
+    assert np.abs(wide - RAMP / RAMP.max() * 255).max() <= 0.5
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_a_saved_picture_keeps_its_luma_and_its_grain_can_be_saved(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    luma = np.asarray(Image.fromarray(noise).convert("L")).astype(int)
+    save_photo(Image.fromarray(noise), Photo(luma), tmp_path / f"out{suffix}")
+    saved = open_photo(tmp_path / f"out{suffix}").luma
+    assert abs(saved.mean() - luma.mean()) <= 1
+    if suffix in {".png", ".tif"}:
+        assert np.array_equal(saved, luma)
+    if suffix == ".jpg":
+        with Image.open(tmp_path / "out.jpg") as image:
+            assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3  # 4:4:4
+
+
+def test_alpha_survives_webp_and_is_dropped_from_jpeg(tmp_path: Path) -> None:
+    image = Image.fromarray(RAMP).convert("RGBA")
+    image.putalpha(Image.fromarray(RAMP))
+    image.save(tmp_path / "in.webp", lossless=True)
+    assert np.array_equal(open_photo(saved_again(tmp_path / "in.webp")).alpha, RAMP)
+    assert open_photo(saved_again(tmp_path / "in.webp", ".jpg")).alpha is None
+
+
 def test_grays_of_a_large_photo_are_boxed_twice() -> None:
     luma = np.random.default_rng(0).integers(0, 256, (600, 900), dtype=np.uint8)
     full, small = square_grays(luma)
@@ -156,6 +330,59 @@ def test_a_bad_file_is_refused_with_one_line_that_names_it(tmp_path: Path, name:
     with pytest.raises(PhotoError, match=name) as raised:
         open_photo(tmp_path / name)
     assert "\n" not in str(raised.value)
+
+
+def test_a_truncated_pillow_image_is_refused_too() -> None:
+    with pytest.raises(PhotoError, match="truncated"):
+        open_photo(Image.open(io.BytesIO(BAD["truncated.jpg"] or b"")))
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "a\0b.jpg", "text.jpg/below.jpg"])
+def test_an_impossible_name_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.jpg").write_bytes(b"text")
+    with pytest.raises(PhotoError):
+        open_photo(tmp_path / name)
+
+
+def test_a_decompression_bomb_is_refused_and_a_large_photo_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (100, 100)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6_000)
+    assert open_photo(tmp_path / "photo.png").luma.shape == (100, 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000)
+    with pytest.raises(PhotoError, match="8,000 pixels"):
+        open_photo(tmp_path / "photo.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read and write all")
+def test_files_without_permission_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "photo.png")
+    (tmp_path / "photo.png").chmod(0)
+    with pytest.raises(PhotoError, match="permission"):
+        open_photo(tmp_path / "photo.png")
+    tmp_path.chmod(0o500)
+    with pytest.raises(PhotoError, match="--output"):
+        save_photo(Image.new("RGB", (4, 4)), Photo(RAMP), tmp_path / "out.png")
+    tmp_path.chmod(0o700)
+
+
+def test_a_denied_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "photo.png")
+
+    def denied(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(PhotoError, match="no permission to read"):
+        open_photo(tmp_path / "photo.png")
+    with pytest.raises(PhotoError, match="Permission denied"):
+        save_photo(Image.new("RGB", (4, 4)), Photo(RAMP), tmp_path / "out.png")
+
+
+def test_an_unknown_suffix_is_refused_with_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match=r"\.webp"):
+        save_photo(Image.new("RGB", (4, 4)), Photo(RAMP), tmp_path / "out.gif")
 
 
 def test_a_folder_is_no_photo(tmp_path: Path) -> None:

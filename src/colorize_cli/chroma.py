@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # BT.601, as Pillow's mode "L"
-STRIP_ROWS = 256  # rows joined at a time: bounds the memory of a large photo
+STRIP_ROWS = 16  # rows joined at a time: few enough to stay in the processor's cache
+LEAST_CHROMA = np.float32(1e-6)  # keeps the division below finite
 
 
 def chroma_of(rgb: np.ndarray) -> np.ndarray:
@@ -27,44 +28,62 @@ def join(luma: np.ndarray, rgb: np.ndarray, saturation: float = 1.0, *, strip_ro
         luma: `(H, W)` uint8, 0..255, the photo's own.
         rgb: `(h, w, 3)` uint8, the predicted colours of the whole photo at any size.
         saturation: scales the chroma, at least 0.
-        strip_rows: how many rows are worked on at once; changes the result by rounding alone.
+        strip_rows: how many rows are worked on at once; the result is the same whatever it is.
 
     Returns:
         `(H, W, 3)` uint8, whose Pillow luma is within 1 level of `luma` everywhere.
     """
     height, width = luma.shape
-    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in chroma_of(rgb).transpose(2, 0, 1)]
-    source_height, source_width = rgb.shape[:2]
-    # Columns first, for all rows: then a strip needs its own rows alone.
-    if source_width != width:
-        method = Image.Resampling.BICUBIC if width > source_width else Image.Resampling.BOX
-        planes = [plane.resize((width, source_height), method) for plane in planes]
+    planes = chroma_of(rgb).transpose(2, 0, 1)
+    # Columns first, for all rows: then an output row needs a few short rows alone.
+    source = np.stack([_resize(plane, width, len(rgb)) for plane in planes], axis=1)  # (h, 3, W)
+    weights = _resize(np.eye(len(rgb), dtype=np.float32), len(rgb), height)  # (H, h), Pillow's own filter
     out = np.empty((height, width, 3), dtype=np.uint8)
+    strip = np.empty((min(strip_rows, height), 3, width), dtype=np.float32)
+    scratch = np.empty((3, width), dtype=np.float32)
     for top in range(0, height, strip_rows):
         bottom = min(top + strip_rows, height)
-        strips = [np.asarray(_rows(plane, top, bottom, height)) for plane in planes]
-        out[top:bottom] = _add(luma[top:bottom], np.stack(strips, axis=-1) * np.float32(saturation))
+        for row in range(top, bottom):
+            _mix(source, weights[row], strip[row - top], scratch)
+        chroma = strip[: bottom - top].transpose(1, 0, 2)  # (3, rows, W)
+        _add(luma[top:bottom], chroma, saturation, out[top:bottom])
     return out
 
 
-def _rows(plane: Image.Image, top: int, bottom: int, height: int) -> Image.Image:
-    """Rows `top` to `bottom` of `plane` resized to `height` rows; the filter sees past the strip's edges."""
-    if plane.height == height:
-        return plane.crop((0, top, plane.width, bottom))
-    method = Image.Resampling.BICUBIC if height > plane.height else Image.Resampling.BOX
-    scale = plane.height / height
-    return plane.resize((plane.width, bottom - top), method, box=(0, top * scale, plane.width, bottom * scale))
+def _resize(plane: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A float32 plane `(h, w)` to `(height, width)`, one side of which stays: bicubic to grow, box to shrink."""
+    grows = width > plane.shape[1] or height > plane.shape[0]
+    method = Image.Resampling.BICUBIC if grows else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), method))
 
 
-def _add(luma: np.ndarray, chroma: np.ndarray) -> np.ndarray:
-    """`luma` `(h, w)` uint8 plus chroma `(h, w, 3)` float32, drawn towards gray until it is in gamut; uint8."""
+def _mix(source: np.ndarray, weights: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    """One output row `(3, W)`: the weighted sum of rows of `source` `(h, 3, W)`, term by term in one fixed order.
+
+    A matrix product would be free to add in another order for another strip, and leave a seam.
+    """
+    first, *others = np.flatnonzero(weights)
+    np.multiply(source[first], weights[first], out=out)
+    for other in others:
+        np.multiply(source[other], weights[other], out=scratch)
+        out += scratch
+
+
+def _add(luma: np.ndarray, chroma: np.ndarray, saturation: float, out: np.ndarray) -> None:
+    """`luma` `(rows, W)` uint8 plus chroma `(3, rows, W)` float32, drawn towards gray until it is in gamut.
+
+    Writes `out` `(rows, W, 3)` uint8; `chroma` is used up.
+    """
     y = luma.astype(np.float32)
-    chroma -= (chroma @ LUMA_WEIGHTS)[..., None]  # resizing rounds: take its own luma out once more
-    highest, lowest = chroma.max(axis=-1), chroma.min(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        above = np.where(highest > 0, (255 - y) / highest, np.inf)
-        below = np.where(lowest < 0, y / -lowest, np.inf)
-    chroma *= np.minimum(np.minimum(above, below), 1.0)[..., None]
-    rgb = (y[..., None] + chroma).clip(0, 255)
-    rounded: np.ndarray = np.rint(rgb).astype(np.uint8)
-    return rounded
+    red, green, blue = chroma
+    chroma -= red * LUMA_WEIGHTS[0] + green * LUMA_WEIGHTS[1] + blue * LUMA_WEIGHTS[2]  # resizing rounds
+    highest = np.maximum(np.maximum(red, green), blue)
+    lowest = np.minimum(np.minimum(red, green), blue)
+    factor = (255 - y) / np.maximum(highest, LEAST_CHROMA)
+    np.minimum(factor, y / np.maximum(-lowest, LEAST_CHROMA), out=factor)
+    np.minimum(factor, np.float32(min(saturation, 1e30)), out=factor)
+    for channel, plane in enumerate(chroma):
+        plane *= factor
+        plane += y
+        # Each channel is within half a level of the exact sum, and so is the luma before Pillow rounds it.
+        out[..., channel] = np.rint(plane, out=plane)
