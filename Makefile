@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 setup: .venv/installed ## make .venv and install the command
 
 demo: setup ## colour a photograph of examples/
-	$(BIN)/colorize examples/broadway-saratoga-springs-1900s.jpg --samples 4 --output demo-output --force
+	$(BIN)/colorize examples/erie-county-bank-buffalo-1908.jpg --samples 4 --output demo-output --force
 	@echo "The pictures are in demo-output/"
 
 test: .venv/installed-dev ## everything that must hold

@@ -75,7 +75,7 @@ def test_the_published_core_has_the_published_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("kind", ["color", "spatial"])
-def test_an_upsampler_takes_the_most_likely_level_of_its_logits(kind: str) -> None:
+def test_an_upsampler_takes_the_mean_level_of_its_logits(kind: str) -> None:
     upsampler: ColorUpsampler | SpatialUpsampler
     if kind == "color":
         config = ColorUpsamplerConfig(resolution=8, hidden=16, feed_forward=16, heads=2, layers=1)
@@ -90,7 +90,8 @@ def test_an_upsampler_takes_the_most_likely_level_of_its_logits(kind: str) -> No
     assert logits.shape == (2, size, size, 3, 256)
     rgb = upsampler.upsample(x, gray)
     assert rgb.dtype == torch.uint8
-    assert torch.equal(logits.argmax(-1), rgb.long())
+    mean = logits.softmax(-1) @ torch.arange(256.0)
+    assert (mean - rgb).abs().max() <= 0.51
 
 
 def test_bins_and_colours_are_each_others_inverse() -> None:
