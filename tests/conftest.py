@@ -25,10 +25,11 @@ TINY: dict[str, StageConfig] = {
 
 def random_stage(config: StageConfig, seed: int = 0) -> torch.nn.Module:
     """A stage in evaluation mode whose every weight is random, biases and norms too."""
-    generator = torch.Generator().manual_seed(seed)
-    module = build_stage(config).eval().requires_grad_(False)
-    for parameter in module.parameters():
-        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = build_stage(config).eval().requires_grad_(False)
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
     return module
 
 
