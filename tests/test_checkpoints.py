@@ -96,7 +96,7 @@ def test_a_description_that_says_too_little_or_too_much_is_refused(folder: Path,
     description = json.loads((folder / "model.json").read_text())
     spoil(description)
     (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(ModelError, match="model"):
+    with pytest.raises(ModelError, match=r"model\.json"):
         load_model(str(folder))
 
 

@@ -175,6 +175,8 @@ def load_model(name: str = DEFAULT_MODEL) -> Model:
         entry = description["stages"][stage]
         try:
             config, digests = config_class.from_dict(entry["config"]), dict(entry["sha256"])
+        except ModelError as error:
+            raise ModelError(f"{folder / DESCRIPTION}: stage {stage}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder / DESCRIPTION}: stage {stage} is not described well ({error!r})") from error
         size = config_class().resolution
