@@ -16,7 +16,7 @@ from colorize_cli.errors import OptionError
 from tests.conftest import EXAMPLES
 
 
-@pytest.fixture(scope="module", params=["auto", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "auto"])
 def colorizer(request: pytest.FixtureRequest, tiny_model: Path) -> Colorizer:
     return Colorizer.from_pretrained(str(tiny_model), device="cpu", dtype=request.param)
 
