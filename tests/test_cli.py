@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -252,16 +254,22 @@ def test_no_photo_at_all_is_exit_code_2() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX sends them")
 def test_an_interrupt_is_exit_code_130_and_leaves_no_half_file(tmp_path: Path, tiny_model: Path) -> None:
-    import signal
-    import time
-
     photo = write_gray(tmp_path / "photo.png", 80, 80)
     script = Path(sys.executable).with_name("colorize")
     words = [script, photo, "-n", "400", "-o", tmp_path / "out", "--model", tiny_model]
-    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+
+    def hear_interrupts() -> None:  # a shell's background job starts deaf to them
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        [str(word) for word in words], stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    )
+    try:
+        time.sleep(6)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
     for path in (tmp_path / "out").glob("*"):
