@@ -69,7 +69,7 @@ class ChannelUpsampler(nn.Module):
         states = self.hidden_states(symbols, gray.repeat_interleave(3, dim=0))
         values = torch.arange(NUM_LEVELS, dtype=torch.float32, device=gray.device)
         # One channel's logits at a time: all of a large image would be the biggest tensor by far.
-        expected = torch.stack([self.head(state).float().softmax(dim=-1) @ values for state in states])
+        expected = torch.stack([(self.head(state).float().softmax(dim=-1) * values).sum(dim=-1) for state in states])
         return expected.round().view(-1, 3, *expected.shape[1:]).permute(0, 2, 3, 1).to(torch.uint8)
 
 
