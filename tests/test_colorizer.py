@@ -33,7 +33,6 @@ def same(first: Prediction, second: Prediction) -> bool:
 
 
 def test_sample_k_is_byte_identical_for_any_number_of_samples_and_any_company(colorizer: Colorizer) -> None:
-    torch.set_num_threads(1)  # with two, a rare pixel of the 256x256 RGB rounds another way
     views = [see(wave(seed)) for seed in range(3)]
     (seven,) = colorizer.predict([views[0]], SamplingOptions(7, seed=3))
     (four,) = colorizer.predict([views[0]], SamplingOptions(4, seed=3))

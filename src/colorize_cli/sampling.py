@@ -47,6 +47,15 @@ class KeyValueCache:
         return self.prefixes[position]
 
 
+def attend_one(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention of one query, `(B, heads, head size)` over keys `(B, heads, n, head size)`: `(B, heads, 1, head size)`.
+
+    Not torch's fused attention: for a single query in float32 its rounding depends on which thread works on which entry.
+    """
+    scores = torch.matmul(query[:, :, None] * query.shape[-1] ** -0.5, keys.transpose(-1, -2)) + bias
+    return torch.matmul(scores.softmax(dim=-1), values)
+
+
 def causal_biases(attention: AxialAttention, like: Tensor) -> list[Tensor]:
     """Of each query position, the biases of the keys up to it: `(1, heads, 1, n)`."""
     bias = attention.bias().to(like.dtype)[None]
@@ -134,7 +143,6 @@ class TileSampler:
         # The padding draws once more what the last request draws; its results are thrown away.
         slots = [*requests, *[requests[-1]] * (TILE - len(requests))]
         self.photos = [request.projections for request in slots]
-        self.one_photo = all(p is self.photos[0] for p in self.photos)
         self.streams = [request.noise for request in requests]
         like = requests[0].projections.outer_input
         self.column_caches = [KeyValueCache(layer.attention, self.size, like) for layer in core.outer.column_layers]
@@ -146,9 +154,10 @@ class TileSampler:
         self.bits = torch.zeros(TILE, dtype=torch.float64, device=like.device)
 
     def gather(self, tensors: list[Tensor]) -> Tensor:
-        """One tensor of every slot as `(T, ...)`; no copy where all slots are one photo's."""
-        if self.one_photo:
-            return tensors[0].expand(TILE, *tensors[0].shape)
+        """One tensor of every slot as `(T, ...)`.
+
+        Copied even where all slots are one photo's: an expanded tensor takes other loops, which round otherwise.
+        """
         return torch.stack(tensors)
 
     def rows(self) -> Iterator[Tensor]:
@@ -178,7 +187,7 @@ class TileSampler:
             q, k, v = qkv.flatten(0, 1).unbind(1)  # (T * W, heads, head size)
             keys, values = self.column_caches[index].update(row, k, v)  # (T * W, heads, row + 1, head size)
             bias = self.column_biases[index][row]
-            out = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=bias)
+            out = attend_one(q, keys, values, bias)
             out = column_layer.attention.output(out.reshape(TILE, self.size, -1))
             x = self.finish_layer(column_layer, x, out, mods)
         context: Tensor = x
@@ -270,7 +279,7 @@ class PixelStep:
         qkv = torch.addcmul(self.shifts[column], F.linear(x, self.qkv), self.scales[column])
         q, k, v = qkv.view(self.qkv_shape).unbind(1)  # (T, heads, head size)
         keys, values = self.cache.update(column, k, v)  # (T, heads, column + 1, head size)
-        out = F.scaled_dot_product_attention(q[:, :, None], keys, values, attn_mask=self.biases[column])
+        out = attend_one(q, keys, values, self.biases[column])
         x = self.norm(0, x + F.linear(out.view(x.shape), self.output))
         y = F.relu(F.linear(x, self.expand.weight, self.expand.bias))
         y = F.linear(y, self.contract.weight, self.contract.bias)

@@ -28,6 +28,7 @@ class TrainingOptions:
     final_fraction: float = 0.05  # of the learning rate, at the end
     weight_decay: float = 0.01
     clip: float = 1.0
+    backbone_rate: float = 0.1  # of the learning rate, for what was pretrained
     ema: float = 0.999
     accumulate: int = 1
     validate_minutes: float = 4.0
@@ -73,13 +74,15 @@ def run_training(
     model.to(options.dtype)
     parameters = dict(model.named_parameters())
     learned = [masters[name] for name in names]
-    decayed = [m for m in learned if m.ndim >= 2]
-    plain = [m for m in learned if m.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.98), eps=1e-8)
+    groups: dict[tuple[float, float], list[Tensor]] = {}  # by share of the learning rate and weight decay
+    for name in names:
+        share = options.backbone_rate if name.startswith("backbone.") else 1.0
+        decay = options.weight_decay if masters[name].ndim >= 2 else 0.0
+        groups.setdefault((share, decay), []).append(masters[name])
+    optimizer = torch.optim.AdamW(
+        [{"params": g, "weight_decay": decay, "share": share} for (share, decay), g in groups.items()],
+        lr=0.0, betas=(0.9, 0.98), eps=1e-8,
+    )  # fmt: skip
     average = {name: masters[name].clone() for name in names}
     step, seconds, averaged = 0, 0.0, 0
     checkpoint = folder / "checkpoint.pt"
@@ -124,7 +127,7 @@ def run_training(
         started = time.monotonic()
         rate = learning_rate(options, step, seconds / (options.minutes * 60))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         for part in range(options.accumulate):
             loss, figures = task.loss(model, (step * options.accumulate + part) * processes + rank)
             (loss / options.accumulate).backward()  # type: ignore[no-untyped-call]
