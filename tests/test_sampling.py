@@ -48,34 +48,34 @@ def core_of(config: CoreConfig, seed: int = 0) -> ColTranCore:
     return cast(ColTranCore, random_stage(config, seed))
 
 
-def photo_of(core: ColTranCore, seed: int) -> tuple[Tensor, np.ndarray]:
-    """Its gray context, and a 256x256 gray that keys its noise."""
+def photo_of(core: ColTranCore, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Its gray, the backbone's, and a 256x256 gray that keys its noise."""
     generator = torch.Generator().manual_seed(seed)
     size = core.config.resolution
     gray = torch.randint(0, 256, (1, size, size), generator=generator)
     eye = torch.randint(0, 256, (1, 192, 192), generator=generator, dtype=torch.uint8)
-    return core.encode(gray, eye), np.full((256, 256), seed, dtype=np.uint8)
+    return gray, eye, np.full((256, 256), seed, dtype=np.uint8)
 
 
 def draw(core: ColTranCore, photos: list[int], samples: int, temperature: float = 1.0) -> list[list[CoarseSample]]:
     requests = []
     for seed in photos:
-        context, gray_256 = photo_of(core, seed)
-        projections = project_context(core, context)
+        gray, eye, gray_256 = photo_of(core, seed)
+        projections = project_context(core, gray, eye)
         requests += [SampleRequest(projections, noise_stream(5, k, gray_256)) for k in range(samples)]
     drawn = draw_samples(core, requests, temperature)
     return [drawn[i * samples : (i + 1) * samples] for i in range(len(photos))]
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_stepping_gives_the_teacher_forced_logits_of_the_image_it_drew(config: CoreConfig) -> None:
+def test_drawing_gives_the_teacher_forced_logits_of_the_image_it_drew(config: CoreConfig) -> None:
     core = core_of(config)
-    context, gray_256 = photo_of(core, 1)
-    projections = project_context(core, context)
+    gray, eye, gray_256 = photo_of(core, 1)
+    projections = project_context(core, gray, eye)
     requests = [SampleRequest(projections, noise_stream(0, k, gray_256)) for k in range(TILE)]
     sampler = TileSampler(core, requests, temperature=1.0)
     stepped = torch.stack(list(sampler.rows()), dim=1)
-    forced = core.decode(context.expand(TILE, -1, -1, -1), sampler.bins)
+    forced = core.decode(core.encode(gray, eye).expand(TILE, -1, -1, -1), sampler.bins)
     assert (stepped - forced).abs().max() < 1e-4
 
 
@@ -86,7 +86,8 @@ def test_bits_per_pixel_are_those_of_the_full_forward_at_temperature_one(
 ) -> None:
     core = core_of(config)
     (samples,) = draw(core, [2], 2, temperature)
-    context, _ = photo_of(core, 2)
+    gray, eye, _ = photo_of(core, 2)
+    context = core.encode(gray, eye)
     for sample in samples:
         bins = torch.from_numpy(sample.bins.astype(np.int64))[None]
         log2 = core.decode(context, bins).double().log_softmax(-1) / np.log(2)
@@ -98,9 +99,9 @@ def test_every_pixel_is_the_best_score_of_logits_over_temperature_plus_noise() -
     core = core_of(CONFIGS["published parts, two layers each"])
     temperature = 0.8
     ((sample,),) = draw(core, [3], 1, temperature)
-    context, gray_256 = photo_of(core, 3)
+    gray, eye, gray_256 = photo_of(core, 3)
     bins = torch.from_numpy(sample.bins.astype(np.int64))[None]
-    logits = core.decode(context, bins)[0]
+    logits = core.decode(core.encode(gray, eye), bins)[0]
     stream = noise_stream(5, 0, gray_256)
     noise = torch.from_numpy(np.stack([gumbel_row(stream, 12) for _ in range(12)]))
     scores = logits / temperature + noise
@@ -132,7 +133,8 @@ def test_temperature_zero_takes_the_most_likely_colour_and_needs_no_noise() -> N
     core = core_of(CONFIGS["published parts, two layers each"])
     ((first, second),) = draw(core, [4], 2, temperature=0.0)
     assert np.array_equal(first.bins, second.bins)
-    context, _ = photo_of(core, 4)
+    gray, eye, _ = photo_of(core, 4)
+    context = core.encode(gray, eye)
     bins = torch.from_numpy(first.bins.astype(np.int64))[None]
     assert torch.equal(core.decode(context, bins).argmax(-1), bins)
 
@@ -154,8 +156,8 @@ def test_noise_has_the_mean_and_spread_of_a_gumbel_distribution() -> None:
 
 def test_progress_counts_every_row_of_every_sample() -> None:
     core = core_of(CONFIGS["one head, three inner layers"])
-    context, gray_256 = photo_of(core, 1)
-    projections = project_context(core, context)
+    gray, eye, gray_256 = photo_of(core, 1)
+    projections = project_context(core, gray, eye)
     requests = [SampleRequest(projections, noise_stream(0, k, gray_256)) for k in range(6)]
     rows: list[int] = []
     draw_samples(core, requests, 1.0, rows.append)

@@ -35,12 +35,12 @@ def bench(colorizer: Colorizer, samples: int = 4, repeats: int = 3) -> list[Stag
     gray = torch.from_numpy(np.array(view.gray_64))[None].int().to(colorizer.device)
     eye = torch.from_numpy(np.array(view.backbone_gray))[None].to(colorizer.device)
     with torch.inference_mode():
-        projections = project_context(core, core.encode(gray, eye))
+        projections = project_context(core, gray, eye)
     (predictions,) = colorizer.predict([view], SamplingOptions(1))
 
     def encode() -> None:
         with torch.inference_mode():
-            project_context(core, core.encode(gray, eye))
+            project_context(core, gray, eye)
 
     def coarse() -> None:
         requests = [SampleRequest(projections, noise_stream(0, k, view.gray_256)) for k in range(samples)]

@@ -142,8 +142,7 @@ class Colorizer:
         requests = []
         for gray_photo in photos:
             gray = self._tensor(gray_photo.gray_64).int()
-            context = self.model.core.encode(gray, self._tensor(gray_photo.backbone_gray))
-            projections = project_context(self.model.core, context)
+            projections = project_context(self.model.core, gray, self._tensor(gray_photo.backbone_gray))
             for index in range(count):
                 noise = noise_stream(options.seed, index, gray_photo.gray_256)
                 requests.append(SampleRequest(projections, noise))

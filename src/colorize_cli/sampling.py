@@ -1,9 +1,13 @@
-"""How the core's image is drawn: raster order, exact caches, one noise stream a sample (section 4.1).
+"""How the core's image is drawn: row by row, each row as the fixed point of its own noise (section 4.1).
 
-The outer decoder runs one row at a time against its columns' cache, the inner decoder one pixel at a time
-against its row's cache. All work has one fixed shape, a tile of `TILE` samples, so that a sample does not
-depend on how many others are drawn with it. Unlike the published sampling loop, the conditional norms
-average the gray context of the whole image, as in training: drawing gives the teacher-forced logits.
+The outer decoder runs one row at a time against its columns' key/value cache. A row is drawn by parallel decoding:
+guess its colours, run the inner decoder on all its pixels at once, draw again with the same noise, until nothing
+changes. Every pass makes at least one more pixel final, so this is exactly the row that drawing pixel by pixel gives,
+in far fewer passes where colours are predictable.
+
+All work has one fixed shape, a tile of `TILE` samples and whole rows, so that a sample depends neither on its guesses
+nor on how many others are drawn with it. Unlike the published sampling loop, the conditional norms average the gray
+context of the whole image, as in training: drawing gives the teacher-forced logits.
 """
 
 from __future__ import annotations
@@ -21,54 +25,62 @@ from torch import Tensor
 
 from colorize_cli.config import NUM_COLORS
 from colorize_cli.models.coarse import ColTranCore, ConditionalLayer
-from colorize_cli.models.layers import NORM_EPSILON, AxialAttention
+from colorize_cli.models.layers import AxialAttention
 
 TILE = 4  # samples in flight; never another number, whatever was asked for
 
 
-class KeyValueCache:
-    """Keys and values of one attention, preallocated: `(T * lines, heads, length, head size)`.
+class ColumnCache:
+    """Keys and values of one column attention, preallocated: `(T * W, heads, H, head size)`."""
 
-    `lines` is the number of columns for the outer decoder's column attention, 1 for the inner's row attention.
-    """
+    def __init__(self, attention: AxialAttention, width: int, like: Tensor) -> None:
+        shape = (TILE * width, attention.heads, attention.length, attention.head_size)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.bias = attention.bias().to(like.dtype)[None]  # (1, heads, H, H)
 
-    def __init__(self, attention: AxialAttention, lines: int, like: Tensor) -> None:
-        shape = (TILE * lines, attention.heads, attention.length, attention.head_size)
-        keys, values = like.new_zeros(shape), like.new_zeros(shape)
-        # Every view that a step needs, made once: thousands of steps would make them again.
-        self.slots = list(zip(keys.unbind(2), values.unbind(2), strict=True))
-        self.prefixes = [(keys[:, :, :n], values[:, :, :n]) for n in range(1, attention.length + 1)]
+    def attend(self, row: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of row `row` over all rows up to it: `(T * W, heads, head size)` each, and returned.
 
-    def update(self, position: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `(T * lines, heads, head size)` at `position`; returns all up to there, `(T * lines, heads, n, .)`."""
-        key_slot, value_slot = self.slots[position]
-        key_slot.copy_(key)
-        value_slot.copy_(value)
-        return self.prefixes[position]
-
-
-def attend_one(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Attention of one query, `(B, heads, head size)` over keys `(B, heads, n, head size)`: `(B, heads, 1, head size)`.
-
-    Not torch's fused attention: for a single query in float32 its rounding depends on which thread works on which entry.
-    """
-    scores = torch.matmul(query[:, :, None] * query.shape[-1] ** -0.5, keys.transpose(-1, -2)) + bias
-    return torch.matmul(scores.softmax(dim=-1), values)
+        Not torch's fused attention: for a single query in float32 its rounding depends on the thread that works on it.
+        """
+        self.keys[:, :, row] = key
+        self.values[:, :, row] = value
+        keys, values = self.keys[:, :, : row + 1], self.values[:, :, : row + 1]
+        scores = torch.matmul(query[:, :, None] * query.shape[-1] ** -0.5, keys.transpose(-1, -2))
+        scores = scores + self.bias[:, :, row : row + 1, : row + 1]
+        return torch.matmul(scores.softmax(dim=-1), values)[:, :, 0]
 
 
-def causal_biases(attention: AxialAttention, like: Tensor) -> list[Tensor]:
-    """Of each query position, the biases of the keys up to it: `(1, heads, 1, n)`."""
-    bias = attention.bias().to(like.dtype)[None]
-    return [bias[:, :, i : i + 1, : i + 1].contiguous() for i in range(attention.length)]
+def attend_row(qkv: Tensor, bias: Tensor) -> Tensor:
+    """Attention within rows: `qkv` `(T, W, 3, heads, head size)`, `bias` `(T * heads, W, W)`; returns `(T, W, D)`."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (T * heads, W, head size)
+    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(dim=-1)
+    out = torch.bmm(weights, v).view(qkv.shape[0], -1, *v.shape[1:])  # (T, heads, W, head size)
+    return out.transpose(1, 2).flatten(-2)
+
+
+def row_bias(attention: AxialAttention, like: Tensor) -> Tensor:
+    """Of a row attention, for a tile: `(T * heads, W, W)`."""
+    return attention.bias().to(like.dtype).repeat(TILE, 1, 1)
+
+
+class Modulation(NamedTuple):
+    """A scale and a shift from the context."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale)
 
 
 class LayerProjections(NamedTuple):
     """What a conditional layer takes from the gray context alone."""
 
-    attention: Tensor  # (H, W, 6D), the gray part where the layer sees the outer context too
-    mlp: Tensor  # (H, W, 2D), likewise
-    attention_norm: Tensor  # (2D,)
-    mlp_norm: Tensor  # (2D,)
+    qkv: Modulation  # (H, W, 3D), the gray part where the layer sees the outer context too
+    mlp: Modulation  # (H, W, D), likewise
+    attention_norm: Modulation  # (H, 1, D), every row the same
+    mlp_norm: Modulation  # (H, 1, D), likewise
 
 
 class ContextProjections(NamedTuple):
@@ -79,6 +91,7 @@ class ContextProjections(NamedTuple):
     outer_rows: list[LayerProjections]
     outer_columns: list[LayerProjections]
     inner: list[LayerProjections]
+    first_row: Tensor  # (W, 512): the parallel head's logits, to guess from where there is no row above
 
 
 @dataclass(frozen=True)
@@ -109,20 +122,32 @@ def gumbel_row(noise: np.random.Generator, width: int) -> np.ndarray:
     return -np.log(np.maximum(exponential, 1e-30)).astype(np.float32)
 
 
-def project_context(core: ColTranCore, gray_context: Tensor) -> ContextProjections:
-    """All projections of one photo's gray context `(1, H, W, D)`."""
+def modulations(layer: ConditionalLayer, context: Tensor, inputs: slice) -> tuple[Modulation, Modulation]:
+    """Of q, k, v and of the MLP, its bias left out: what `inputs` of their conditions make of `(..., W, D)`."""
+    attention, mlp = layer.attention.condition, layer.mlp.condition
+    assert attention is not None and mlp is not None
+    scale, shift = layer.attention.split_modulation(F.linear(context, attention.weight[:, inputs]))
+    qkv = Modulation(scale.flatten(-3), shift.flatten(-3))
+    shift, scale = F.linear(context, mlp.weight[:, inputs]).chunk(2, dim=-1)
+    return qkv, Modulation(scale.contiguous(), shift.contiguous())
+
+
+def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | None = None) -> ContextProjections:
+    """Encode one photo and project its context: `gray` `(1, H, W)`, `backbone_gray` `(1, 192, 192)`."""
+    gray_context = core.encode(gray, backbone_gray)
     hidden = core.config.hidden
 
     def project(layer: ConditionalLayer) -> LayerProjections:
-        attention, mlp = layer.attention.condition, layer.mlp.condition
-        assert attention is not None and mlp is not None
         # The first `hidden` inputs of a condition are the gray context; any others are the outer context.
-        return LayerProjections(
-            F.linear(gray_context, attention.weight[:, :hidden])[0],
-            F.linear(gray_context, mlp.weight[:, :hidden], mlp.bias)[0],
-            layer.attention_norm.modulation(gray_context).flatten(),
-            layer.mlp_norm.modulation(gray_context).flatten(),
-        )
+        qkv, mlp = modulations(layer, gray_context[0], slice(0, hidden))
+        norms = []
+        for norm in (layer.attention_norm, layer.mlp_norm):
+            scale, shift = norm.modulation(gray_context)[0].expand(gray.shape[1], -1, -1).chunk(2, dim=-1)
+            norms.append(Modulation(scale, shift))
+        bias = layer.mlp.condition.bias if layer.mlp.condition is not None else None
+        assert bias is not None
+        shift, scale = bias.chunk(2)
+        return LayerProjections(qkv, Modulation(mlp.scale + scale, mlp.shift + shift), norms[0], norms[1])
 
     return ContextProjections(
         (gray_context + core.outer.positions())[0],
@@ -130,6 +155,7 @@ def project_context(core: ColTranCore, gray_context: Tensor) -> ContextProjectio
         [project(layer) for layer in core.outer.row_layers],
         [project(layer) for layer in core.outer.column_layers],
         [project(layer) for layer in core.inner.layers],
+        core.parallel_logits(gray_context[:, 0], gray[:, 0])[0].float(),
     )
 
 
@@ -145,13 +171,14 @@ class TileSampler:
         self.photos = [request.projections for request in slots]
         self.streams = [request.noise for request in requests]
         like = requests[0].projections.outer_input
-        self.column_caches = [KeyValueCache(layer.attention, self.size, like) for layer in core.outer.column_layers]
-        self.row_caches = [KeyValueCache(layer.attention, 1, like) for layer in core.inner.layers]
-        self.row_biases = [layer.attention.bias().to(like.dtype) for layer in core.outer.row_layers]
-        self.column_biases = [causal_biases(layer.attention, like) for layer in core.outer.column_layers]
-        self.inner_biases = [causal_biases(layer.attention, like) for layer in core.inner.layers]
+        self.column_caches = [ColumnCache(layer.attention, self.size, like) for layer in core.outer.column_layers]
+        self.outer_biases = [row_bias(layer.attention, like) for layer in core.outer.row_layers]
+        self.inner_biases = [row_bias(layer.attention, like) for layer in core.inner.layers]
+        # Row 512 is what stands left of the first pixel: nothing.
+        self.embedding = F.pad(core.pixel_embedding.weight, (0, 0, 0, 1))
         self.bins = torch.zeros((TILE, self.size, self.size), dtype=torch.int64, device=like.device)
         self.bits = torch.zeros(TILE, dtype=torch.float64, device=like.device)
+        self.passes = 0  # of the inner decoder over a row, all rows together
 
     def gather(self, tensors: list[Tensor]) -> Tensor:
         """One tensor of every slot as `(T, ...)`.
@@ -176,120 +203,90 @@ class TileSampler:
             zip(core.outer.row_layers, core.outer.column_layers, strict=True)
         ):
             mods = self.layer_row([p.outer_rows[index] for p in self.photos], row)
-            qkv = row_layer.attention.project(x, mods.attention)  # (T, W, 3, heads, head size)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (T, heads, W, head size)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.row_biases[index][None])
-            out = row_layer.attention.output(out.transpose(1, 2).flatten(-2))
+            out = attend_row(self.qkv(row_layer, x, mods), self.outer_biases[index])
             x = self.finish_layer(row_layer, x, out, mods)
-
             mods = self.layer_row([p.outer_columns[index] for p in self.photos], row)
-            qkv = column_layer.attention.project(x, mods.attention)
-            q, k, v = qkv.flatten(0, 1).unbind(1)  # (T * W, heads, head size)
-            keys, values = self.column_caches[index].update(row, k, v)  # (T * W, heads, row + 1, head size)
-            bias = self.column_biases[index][row]
-            out = attend_one(q, keys, values, bias)
-            out = column_layer.attention.output(out.reshape(TILE, self.size, -1))
-            x = self.finish_layer(column_layer, x, out, mods)
+            q, k, v = self.qkv(column_layer, x, mods).flatten(0, 1).unbind(1)  # (T * W, heads, head size)
+            out = self.column_caches[index].attend(row, q, k, v)
+            x = self.finish_layer(column_layer, x, out.reshape(x.shape), mods)
         context: Tensor = x
         return context
 
     def layer_row(self, slots: list[LayerProjections], row: int) -> LayerProjections:
-        """A layer's projections at one row, `(T, W, .)`; its norms' `(T, 1, 2D)`."""
-        return LayerProjections(
-            self.gather([slot.attention[row] for slot in slots]),
-            self.gather([slot.mlp[row] for slot in slots]),
-            self.gather([slot.attention_norm for slot in slots])[:, None],
-            self.gather([slot.mlp_norm for slot in slots])[:, None],
-        )
+        """A layer's projections at one row, `(T, W, .)`; its norms' `(T, 1, D)`."""
+        gathered = []
+        for parts in zip(*slots, strict=True):
+            scale = self.gather([part.scale[row] for part in parts])
+            gathered.append(Modulation(scale, self.gather([part.shift[row] for part in parts])))
+        return LayerProjections(*gathered)
+
+    def qkv(self, layer: ConditionalLayer, x: Tensor, mods: LayerProjections) -> Tensor:
+        """Queries, keys and values `(T, W, 3, heads, head size)` of `x` `(T, W, D)`."""
+        return mods.qkv(layer.attention.qkv(x)).view(*x.shape[:-1], 3, layer.attention.heads, -1)
 
     def finish_layer(self, layer: ConditionalLayer, x: Tensor, attended: Tensor, mods: LayerProjections) -> Tensor:
-        """Residual, norm, MLP, residual, norm on `(T, W, D)`."""
-        x = layer.attention_norm.modulated(x + attended, mods.attention_norm)
-        return layer.mlp_norm.modulated(x + layer.mlp.modulated(x, mods.mlp), mods.mlp_norm)
+        """Output projection, residual, norm, MLP, residual, norm on `(T, W, D)`."""
+        x = mods.attention_norm(layer.attention_norm.normalize(x + layer.attention.output(attended)))
+        y = mods.mlp(layer.mlp.modulated(x, None))
+        return mods.mlp_norm(layer.mlp_norm.normalize(x + y))
 
     def inner_row(self, row: int, outer_context: Tensor) -> Tensor:
-        """Draw one row pixel by pixel; returns its logits `(T, W, 512)`."""
-        core, size = self.core, self.size
-        base = (self.gather([p.inner_input[row] for p in self.photos]) + outer_context).unbind(1)  # W times (T, D)
-        steps = []
-        for index, layer in enumerate(core.inner.layers):
-            projections = self.layer_row([p.inner[index] for p in self.photos], row)
-            step = PixelStep(layer, self.row_caches[index], self.inner_biases[index], projections, outer_context)
-            steps.append(step.run)
-        noise: Sequence[Tensor] | None = None
+        """Draw one row; returns its logits `(T, W, 512)`."""
+        noise: Tensor | None = None
+        guess = self.bins[:, row - 1]
+        if row == 0:
+            guess = self.gather([p.first_row for p in self.photos])
         if self.temperature > 0:
-            rows = [gumbel_row(stream, size) for stream in self.streams]
+            rows = [gumbel_row(stream, self.size) for stream in self.streams]
             rows.extend([rows[-1]] * (TILE - len(rows)))
-            noise = torch.from_numpy(np.stack(rows)).to(base[0].device).unbind(1)  # W times (T, 512)
-        embedding, norm, head = core.pixel_embedding.weight, core.norm, core.head
-        row_bins, row_logits = [], []
-        pixel = torch.zeros_like(base[0])
-        for column in range(size):
-            x = pixel + base[column]
-            for run in steps:
-                x = run(x, column)
-            x = F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, NORM_EPSILON)
-            logits = F.linear(x, head.weight, head.bias).float()  # (T, 512)
-            scores = logits if noise is None else torch.add(noise[column], logits, alpha=1 / self.temperature)
-            drawn = scores.argmax(dim=-1)
-            pixel = F.embedding(drawn, embedding)
-            row_bins.append(drawn)
-            row_logits.append(logits)
-        bins = torch.stack(row_bins, dim=1)  # (T, W)
-        self.bins[:, row] = bins
-        logits = torch.stack(row_logits, dim=1)  # (T, W, 512)
-        nats = logits.log_softmax(dim=-1).gather(-1, bins[..., None]).double().sum(dim=(1, 2))
+            noise = torch.from_numpy(np.stack(rows)).to(outer_context.device)  # (T, W, 512)
+        if row == 0:
+            guess = self.draw(guess, noise)
+        logits_of = self.row_pass(row, outer_context)
+        while True:
+            logits = logits_of(guess)
+            drawn = self.draw(logits, noise)
+            self.passes += 1
+            if torch.equal(drawn, guess):
+                break
+            guess = drawn
+        self.bins[:, row] = drawn
+        nats = logits.log_softmax(dim=-1).gather(-1, drawn[..., None]).double().sum(dim=(1, 2))
         self.bits -= nats / math.log(2)
         return logits
 
+    def draw(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """The colours `(T, W)` of the best scores: the Gumbel-max trick, or the most likely ones without noise."""
+        scores = logits if noise is None else torch.add(noise, logits, alpha=1 / self.temperature)
+        return scores.argmax(dim=-1)
 
-class PixelStep:
-    """One inner layer at one pixel after another of a row.
+    def row_pass(self, row: int, outer_context: Tensor) -> Callable[[Tensor], Tensor]:
+        """The inner decoder over the whole of row `row`: colours `(T, W)` to logits `(T, W, 512)` float32.
 
-    Weights and the row's modulations are taken apart once: calling modules would cost as much as their work.
-    """
-
-    def __init__(
-        self,
-        layer: ConditionalLayer,
-        cache: KeyValueCache,
-        biases: list[Tensor],
-        row: LayerProjections,
-        outer_context: Tensor,
-    ) -> None:
-        attention, mlp = layer.attention, layer.mlp
-        assert attention.condition is not None and mlp.condition is not None
+        The logits at a pixel depend on the colours left of it alone. What the colours do not change is computed here.
+        """
+        core = self.core
+        base = self.gather([p.inner_input[row] for p in self.photos]) + outer_context
         hidden = outer_context.shape[-1]
-        self.cache, self.biases = cache, biases
-        self.qkv_shape = (TILE, 3, attention.heads, attention.head_size)
-        self.qkv, self.output = attention.qkv.weight, attention.output.weight
-        self.expand, self.contract = mlp.expand, mlp.contract
-        self.norms = (layer.attention_norm.normalize, layer.mlp_norm.normalize)
-        self.norm_scales, self.norm_shifts = zip(
-            *(mods[:, 0].chunk(2, dim=-1) for mods in (row.attention_norm, row.mlp_norm)), strict=True
-        )
-        modulation = row.attention + F.linear(outer_context, attention.condition.weight[:, hidden:])
-        scale, shift = attention.split_modulation(modulation)  # (T, W, 3, heads, head size)
-        self.scales, self.shifts = scale.flatten(2).unbind(1), shift.flatten(2).unbind(1)  # W times (T, 3D)
-        shift, scale = (row.mlp + F.linear(outer_context, mlp.condition.weight[:, hidden:])).chunk(2, dim=-1)
-        self.mlp_scales, self.mlp_shifts = scale.unbind(1), shift.unbind(1)  # W times (T, D)
+        rows = []
+        for index, layer in enumerate(core.inner.layers):
+            mods = self.layer_row([p.inner[index] for p in self.photos], row)
+            qkv, mlp = modulations(layer, outer_context, slice(hidden, None))
+            rows.append(
+                mods._replace(
+                    qkv=Modulation(mods.qkv.scale + qkv.scale, mods.qkv.shift + qkv.shift),
+                    mlp=Modulation(mods.mlp.scale + mlp.scale, mods.mlp.shift + mlp.shift),
+                )
+            )
 
-    def run(self, x: Tensor, column: int) -> Tensor:
-        """`(T, D)` to `(T, D)` at `column`, which is kept in the row's cache."""
-        qkv = torch.addcmul(self.shifts[column], F.linear(x, self.qkv), self.scales[column])
-        q, k, v = qkv.view(self.qkv_shape).unbind(1)  # (T, heads, head size)
-        keys, values = self.cache.update(column, k, v)  # (T, heads, column + 1, head size)
-        out = attend_one(q, keys, values, self.biases[column])
-        x = self.norm(0, x + F.linear(out.view(x.shape), self.output))
-        y = F.relu(F.linear(x, self.expand.weight, self.expand.bias))
-        y = F.linear(y, self.contract.weight, self.contract.bias)
-        return self.norm(1, x + torch.addcmul(self.mlp_shifts[column], y, self.mlp_scales[column]))
+        def logits_of(bins: Tensor) -> Tensor:
+            x = F.embedding(F.pad(bins[:, :-1], (1, 0), value=NUM_COLORS), self.embedding) + base
+            for layer, mods, bias in zip(core.inner.layers, rows, self.inner_biases, strict=True):
+                x = self.finish_layer(layer, x, attend_row(self.qkv(layer, x, mods), bias), mods)
+            logits: Tensor = core.head(core.norm(x))
+            return logits.float()
 
-    def norm(self, index: int, x: Tensor) -> Tensor:
-        """The conditional norm behind attention (0) or MLP (1)."""
-        norm = self.norms[index]
-        x = F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, NORM_EPSILON)
-        return torch.addcmul(self.norm_shifts[index], x, self.norm_scales[index])
+        return logits_of
 
 
 @torch.inference_mode()

@@ -74,15 +74,15 @@ def _stage_command(name: str) -> click.Command:
         "--init-from",
         multiple=True,
         type=click.Path(path_type=Path),
-        metavar="RUN",
-        help="Earlier runs whose averaged weights to start from.",
+        metavar="MODEL|RUN",
+        help="Model folders, or earlier runs, whose weights to start from.",
     )
     @click.option(
         "--encoder-from",
         type=click.Path(path_type=Path),
-        metavar="RUN",
+        metavar="MODEL|RUN",
         hidden=not core,
-        help="An earlier run whose encoder and parallel head to take, over --init-from.",
+        help="A model folder or an earlier run whose encoder and parallel head to take, over --init-from.",
     )
     @click.option(
         "--backbone",
@@ -176,11 +176,10 @@ def _train(stage: str, **options: Any) -> None:
     table = count_table(sources) if stage == "core" and not options["init_from"] else None
     model = start.fresh_stage(config, gray_bias=table, backbone=backbone)
     for run in options["init_from"]:
-        _, module = start.averaged_stage(run)
-        model.load_state_dict(module.state_dict(), strict=True)
+        model.load_state_dict(start.earlier_stage(run, stage).state_dict(), strict=True)
     if options["encoder_from"] is not None:
-        _, module = start.averaged_stage(options["encoder_from"])
-        state = {name: tensor for name, tensor in module.state_dict().items() if not start.of_decoders(name)}
+        earlier = start.earlier_stage(options["encoder_from"], stage).state_dict()
+        state = {name: tensor for name, tensor in earlier.items() if not start.of_decoders(name)}
         model.load_state_dict({**model.state_dict(), **state}, strict=True)
     task: Task
     if isinstance(model, ColTranCore):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 NORM_EPSILON = 1e-3  # Keras' default, in every norm of the published model
 MASKED = -1e6  # added to the score of a key in the future
+WIDE_HEAD = 64  # head size from which plain products are faster than torch's fused attention on a CPU
+PIXELS_AT_ONCE = 8192  # of a stack in inference: their numbers stay in the cache
 BLOCK_SCALE = 0.1  # of every block's last weights at the start: a fresh post-norm stack is nearly the identity
 
 
@@ -116,16 +118,24 @@ class AxialAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns `(B, H, W, D)`; `context` `(B, H, W, C)` where the attention is conditioned."""
         if self.axis == 1:  # columns become rows
-            x = x.transpose(1, 2)
             context = None if context is None else context.transpose(1, 2)
+            return self.lines(x.transpose(1, 2), context).transpose(1, 2)
+        return self.lines(x, context)
+
+    def lines(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attention within the lines of `(B, lines, L, D)`, rows or columns; returns the same shape."""
         modulation = self.condition(context) if self.condition is not None and context is not None else None
         qkv = self.project(x, modulation)  # (B, lines, L, 3, heads, head size)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)  # each (B * lines, heads, L, head size)
         q = q * self.head_size**-0.5
         bias = self.bias(q.shape[-2]).to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
-        projected: Tensor = self.output(out.transpose(1, 2).reshape(x.shape))  # (B, lines, L, D)
-        return projected.transpose(1, 2) if self.axis == 1 else projected
+        if self.head_size >= WIDE_HEAD and not torch.is_grad_enabled():
+            scores = torch.matmul(q, k.transpose(-1, -2)).add_(bias)
+            out = torch.matmul(scores.softmax(dim=-1), v)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
+        projected: Tensor = self.output(out.transpose(1, 2).reshape(x.shape))
+        return projected
 
 
 class MLP(nn.Module):
@@ -202,10 +212,27 @@ class AxialLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, H, W, D)`."""
-        blocks = (self.row_attention, self.row_mlp, self.column_attention, self.column_mlp)
-        for block, norm in zip(blocks, self.norms, strict=True):
-            x = norm(x + block(x))
-        return x
+        x = self.along_lines(x, self.row_attention, self.row_mlp, 0)
+        return self.along_lines(x.transpose(1, 2), self.column_attention, self.column_mlp, 2).transpose(1, 2)
+
+    def along_lines(self, x: Tensor, attention: AxialAttention, mlp: MLP, norm: int) -> Tensor:
+        """Attention and MLP along the lines of `(B, lines, L, D)`; in inference a few lines at a time."""
+        first, second = self.norms[norm], self.norms[norm + 1]
+
+        def block(lines: Tensor) -> Tensor:
+            y = first(lines + attention.lines(lines))
+            out: Tensor = second(y + mlp(y))
+            return out
+
+        if torch.is_grad_enabled():
+            return block(x)
+        done = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        count = max(1, PIXELS_AT_ONCE // x.shape[2])
+        for image, result in zip(x, done, strict=True):
+            for start in range(0, x.shape[1], count):
+                lines = slice(start, start + count)
+                result[lines] = block(image[None, lines].contiguous())[0]
+        return done
 
 
 class AxialStack(nn.Module):

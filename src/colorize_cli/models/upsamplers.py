@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from colorize_cli.config import LEVELS, NUM_LEVELS, ColorUpsamplerConfig, SpatialUpsamplerConfig
 from colorize_cli.models.layers import AxialStack, Window, table_embedding
 
+HEAD_PIXELS = 2048  # whose 256 logits are held at a time
+
 
 class ChannelUpsampler(nn.Module):
     """One channel's symbols and the gray photo to 256 levels a pixel."""
@@ -68,9 +70,11 @@ class ChannelUpsampler(nn.Module):
         symbols = self.symbols(levels).flatten(0, 1)  # (B * 3, H, W)
         states = self.hidden_states(symbols, gray.repeat_interleave(3, dim=0))
         values = torch.arange(NUM_LEVELS, dtype=torch.float32, device=gray.device)
-        # One channel's logits at a time: all of a large image would be the biggest tensor by far.
-        expected = torch.stack([(self.head(state).float().softmax(dim=-1) * values).sum(dim=-1) for state in states])
-        return expected.round().view(-1, 3, *expected.shape[1:]).permute(0, 2, 3, 1).to(torch.uint8)
+        # A few pixels at a time: the logits of all would be the biggest tensor by far.
+        parts = torch.split(states.flatten(0, 2), HEAD_PIXELS)
+        expected = torch.cat([self.head(part).softmax(dim=-1, dtype=torch.float32) @ values for part in parts])
+        rgb = expected.round().to(torch.uint8).view(-1, 3, *states.shape[1:3])
+        return rgb.permute(0, 2, 3, 1)
 
 
 class ColorUpsampler(ChannelUpsampler):

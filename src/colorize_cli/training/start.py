@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from colorize_cli.checkpoints import build_stage
+from colorize_cli.checkpoints import DESCRIPTION, build_stage, load_model
 from colorize_cli.config import (
     LEVELS,
     NUM_COLORS,
@@ -110,12 +110,15 @@ def of_decoders(name: str) -> bool:
 
 
 def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> None:
-    """Set which parameters learn: in phase "encoder" all but the decoders, in "decoders" these, in "joint" both."""
+    """Set which parameters learn: in phase "encoder" all but the decoders, in "decoders" these, in "joint" both.
+
+    The backbone's depthwise filters never do: on a CPU their gradient costs more than all the rest of the backbone.
+    """
     learning = {"encoder": {"encoder"}, "decoders": {"decoders"}, "joint": {"encoder", "decoders"}}[phase]
     for name, parameter in core.named_parameters():
         learns = ("decoders" if of_decoders(name) else "encoder") in learning
         if name.startswith("backbone."):
-            learns = learns and unfreeze_backbone
+            learns = learns and unfreeze_backbone and ".depthwise." not in name
         parameter.requires_grad_(learns and ".normalize." not in name)
 
 
@@ -132,6 +135,17 @@ def read_run(folder: Path) -> tuple[str, StageConfig]:
         return run["stage"], STAGES[run["stage"]].from_dict(run["config"])
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder} holds no readable {RUN}: it is no training run") from error
+
+
+def earlier_stage(folder: Path, stage: str) -> nn.Module:
+    """Stage `stage` of a model folder, or of a run that trains it (its averaged weights)."""
+    if (folder / DESCRIPTION).is_file():
+        module: nn.Module = getattr(load_model(str(folder)), stage)
+        return module
+    found, module = averaged_stage(folder)
+    if found != stage:
+        raise ModelError(f"{folder} trains the stage {found}, not {stage}")
+    return module
 
 
 def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
