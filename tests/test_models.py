@@ -13,7 +13,7 @@ from colorize_cli.config import ColorUpsamplerConfig, CoreConfig, SpatialUpsampl
 from colorize_cli.errors import ModelError
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.layers import Window
-from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
+from colorize_cli.models.upsamplers import LUMA_WEIGHTS, ColorUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_levels, bins_to_rgb, rgb_to_bins
 from tests.conftest import random_stage
 
@@ -92,6 +92,33 @@ def test_an_upsampler_takes_the_mean_level_of_its_logits(kind: str) -> None:
     assert rgb.dtype == torch.uint8
     mean = logits.softmax(-1) @ torch.arange(256.0)
     assert (mean - rgb).abs().max() <= 0.51
+
+
+def spatial_upsampler(enlargement: str) -> SpatialUpsampler:
+    config = SpatialUpsamplerConfig(
+        resolution=16, hidden=16, feed_forward=16, heads=2, layers=1, enlargement=enlargement
+    )
+    return cast(SpatialUpsampler, random_stage(config))
+
+
+def test_enlarging_by_blocks_repeats_every_pixel() -> None:
+    rgb = torch.arange(4 * 4 * 3).view(1, 4, 4, 3)
+    levels = spatial_upsampler("blocks").enlarge(rgb, torch.zeros(1, 16, 16, dtype=torch.int64))
+    assert torch.equal(levels[0, 3::4, 2::4], rgb[0])
+    assert torch.equal(levels[0, ::4, ::4], rgb[0])
+
+
+def test_enlarging_chroma_keeps_the_grays_own_luma_and_the_colours_hue() -> None:
+    rgb = torch.tensor([140, 100, 80]).expand(1, 4, 4, 3)
+    gray = torch.randint(60, 200, (1, 16, 16), generator=torch.Generator().manual_seed(0))
+    levels = spatial_upsampler("chroma").enlarge(rgb, gray).float()
+    assert (levels @ torch.tensor(LUMA_WEIGHTS) - gray).abs().max() <= 1
+    assert torch.all(levels[..., 0] - levels[..., 2] == 60)
+
+
+def test_an_unknown_enlargement_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ModelError, match="blocks, chroma"):
+        SpatialUpsamplerConfig(enlargement="nearest")
 
 
 def test_bins_and_colours_are_each_others_inverse() -> None:

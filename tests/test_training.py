@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from colorize_cli.config import CoreConfig
+from colorize_cli.config import CoreConfig, SpatialUpsamplerConfig
 from colorize_cli.models.coarse import ColTranCore
+from colorize_cli.models.upsamplers import SpatialUpsampler
 from colorize_cli.training.data import PhotoCache, age, cached_photos, core_sample, luma
 from colorize_cli.training.loop import TrainingOptions, run_training
 from colorize_cli.training.start import averaged_stage, choose_learned, fresh_stage, write_run
@@ -151,6 +152,14 @@ def test_a_core_sample_is_gray_eye_and_colour_of_one_crop(photos: PhotoCache) ->
 def test_the_count_table_is_a_distribution_for_every_gray(photos: PhotoCache) -> None:
     table = count_table([Source(photos, 1.0)], 4)
     assert torch.allclose(table.exp().sum(-1), torch.ones(256), atol=1e-4)
+
+
+def test_a_fresh_spatial_upsampler_gives_the_levels_it_is_fed() -> None:
+    config = SpatialUpsamplerConfig(resolution=16, hidden=64, feed_forward=64, layers=1, enlargement="chroma")
+    upsampler = cast(SpatialUpsampler, fresh_stage(config))
+    levels = torch.randint(0, 256, (1, 16, 16, 3), generator=torch.Generator().manual_seed(0))
+    gray = torch.full((1, 16, 16), 128)
+    assert (upsampler.upsample(levels, gray).long() - levels).abs().float().mean() < 2
 
 
 def test_windows_lie_on_the_canvas_and_come_in_three_shapes() -> None:

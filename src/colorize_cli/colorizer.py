@@ -213,7 +213,6 @@ class Colorizer:
         """A coarse image `(64, 64)` of bins to RGB `(64, 64, 3)` and `(256, 256, 3)`, both uint8."""
         levels = palette.bins_to_levels(self._tensor(bins).long())
         low_res = self.model.color_upsampler.upsample(levels, self._tensor(gray_photo.gray_64).long())
-        side = gray_photo.gray_256.shape[0] // gray_photo.gray_64.shape[0]
-        blocks = low_res.long().repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
-        rgb = self.model.spatial_upsampler.upsample(blocks, self._tensor(gray_photo.gray_256).long())
+        gray = self._tensor(gray_photo.gray_256).long()
+        rgb = self.model.spatial_upsampler.upsample(self.model.spatial_upsampler.enlarge(low_res, gray), gray)
         return low_res[0].cpu().numpy(), rgb[0].cpu().numpy()

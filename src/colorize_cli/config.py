@@ -16,6 +16,7 @@ NUM_COLORS = LEVELS**3  # 512, the core's alphabet
 NUM_LEVELS = 256  # fine levels a channel, and of gray
 CORE_SIZE = 64  # side of the core's image, in pixels
 FULL_SIZE = 256  # side of the spatial upsampler's image, in pixels
+ENLARGEMENTS = ("blocks", "chroma")
 BACKBONE_SIZE = 192  # side of the gray photo that the backbone sees, in pixels
 
 
@@ -58,7 +59,7 @@ class _StackConfig:
     heads: int = 4
 
     def __post_init__(self) -> None:
-        _check_positive(self, *(f.name for f in fields(self) if f.name not in {"backbone", "gray_bias"}))
+        _check_positive(self, *(f.name for f in fields(self) if f.name not in {"backbone", "gray_bias", "enlargement"}))
         if self.hidden % self.heads:
             raise ModelError(f"{type(self).__name__}: hidden {self.hidden} is no multiple of heads {self.heads}")
 
@@ -100,6 +101,13 @@ class SpatialUpsamplerConfig(_StackConfig):
 
     resolution: int = FULL_SIZE
     layers: int = 3
+    enlargement: str = "blocks"  # how 64x64 RGB becomes its input: "blocks" of 4x4, or smooth "chroma" under the gray
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.enlargement not in ENLARGEMENTS:
+            known = ", ".join(ENLARGEMENTS)
+            raise ModelError(f"{type(self).__name__}.enlargement is {self.enlargement!r}; it must be one of {known}")
 
 
 StageConfig = CoreConfig | ColorUpsamplerConfig | SpatialUpsamplerConfig

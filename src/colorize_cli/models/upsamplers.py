@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from colorize_cli.config import LEVELS, NUM_LEVELS, ColorUpsamplerConfig, SpatialUpsamplerConfig
 from colorize_cli.models.layers import AxialStack, Window, table_embedding
 
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # BT.601
 HEAD_PIXELS = 2048  # whose 256 logits are held at a time
 
 
@@ -87,9 +88,24 @@ class ColorUpsampler(ChannelUpsampler):
 
 
 class SpatialUpsampler(ChannelUpsampler):
-    """256x256 RGB from the 64x64 RGB enlarged to blocks; `levels` are its 256 levels of each channel."""
+    """256x256 RGB from the 64x64 RGB, enlarged; `levels` are its 256 levels of each channel."""
 
     config: SpatialUpsamplerConfig
 
     def __init__(self, config: SpatialUpsamplerConfig) -> None:
         super().__init__(config, NUM_LEVELS)
+
+    def enlarge(self, rgb: Tensor, gray: Tensor) -> Tensor:
+        """The stage's input: levels `(B, H, W, 3)` int64 from RGB `(B, h, w, 3)` and gray `(B, H, W)`, 0..255.
+
+        As published every pixel becomes a block. "chroma" enlarges what is left of the colour without its luma, by
+        bicubic, and adds it to the sharp gray: already a good picture, of which the stage has to mend the edges.
+        """
+        side = gray.shape[1] // rgb.shape[1]
+        if self.config.enlargement == "blocks":
+            return rgb.long().repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+        values = rgb.float()
+        chroma = (values - (values @ values.new_tensor(LUMA_WEIGHTS))[..., None]).permute(0, 3, 1, 2)
+        chroma = F.interpolate(chroma, scale_factor=side, mode="bicubic", align_corners=False)
+        levels = gray[..., None] + chroma.permute(0, 2, 3, 1)
+        return levels.round().clamp(0, NUM_LEVELS - 1).long()

@@ -24,7 +24,7 @@ from colorize_cli.config import (
 )
 from colorize_cli.errors import ModelError
 from colorize_cli.models.coarse import ColTranCore
-from colorize_cli.models.upsamplers import ChannelUpsampler
+from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_levels
 
 RUN = "run.json"
@@ -44,7 +44,7 @@ SMALL: dict[str, StageConfig] = {
         gray_bias=True,
     ),
     "color_upsampler": ColorUpsamplerConfig(hidden=128, feed_forward=128, layers=3),
-    "spatial_upsampler": SpatialUpsamplerConfig(hidden=64, feed_forward=64, layers=1),
+    "spatial_upsampler": SpatialUpsamplerConfig(hidden=64, feed_forward=64, layers=1, enlargement="chroma"),
 }
 
 
@@ -56,6 +56,24 @@ def smooth_levels(embedding: nn.Embedding, levels: int, scale: float = 0.5) -> N
     frequency, phase = 3 * torch.randn(1, hidden), 2 * math.pi * torch.rand(1, hidden)
     with torch.no_grad():
         embedding.weight.copy_(scale * torch.sin(2 * frequency * level + phase + 0.5 * channel))
+
+
+def repeat_the_level(upsampler: SpatialUpsampler) -> None:
+    """Start the spatial upsampler so that it gives each pixel the level that it is fed.
+
+    Levels are sines from one to many cycles over their range, which the merge passes on and the head reads back.
+    """
+    hidden = upsampler.config.hidden
+    cycles = torch.logspace(-1, math.log2(48), hidden, base=2.0)
+    phase = 2 * math.pi * torch.rand(hidden)
+    levels = torch.sin(2 * math.pi * torch.arange(NUM_LEVELS)[:, None] / NUM_LEVELS * cycles + phase)  # (256, D)
+    channels = 0.2 * torch.randn(3, 1, hidden)
+    with torch.no_grad():
+        upsampler.channel_embedding.weight.copy_((levels + channels).flatten(0, 1))
+        upsampler.merge.weight[:, :hidden].copy_(torch.eye(hidden))
+        upsampler.merge.weight[:, hidden:].mul_(0.3)
+        upsampler.head.weight.copy_(0.3 * levels)
+        upsampler.head.bias.zero_()
 
 
 def repeat_the_left_pixel(core: ColTranCore) -> None:
@@ -88,6 +106,8 @@ def fresh_stage(
     if isinstance(module, ChannelUpsampler):
         smooth_levels(module.channel_embedding, module.levels)
         smooth_levels(module.gray_embedding, NUM_LEVELS)
+    if isinstance(module, SpatialUpsampler) and module.config.enlargement == "chroma":
+        repeat_the_level(module)
     if isinstance(module, ColTranCore):
         smooth_levels(module.encoder.embedding, NUM_LEVELS)
         with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from colorize_cli.config import CORE_SIZE, NUM_COLORS, NUM_LEVELS
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.layers import Window
-from colorize_cli.models.upsamplers import ChannelUpsampler, ColorUpsampler
+from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_rgb, rgb_to_bins, rgb_to_levels
 from colorize_cli.photo import squash
 from colorize_cli.training.data import PhotoCache, age, core_sample, crop, luma
@@ -194,15 +194,15 @@ class UpsamplerTask:
         else:
             rgb = age(crop(photo, rng, size, 0.3), rng)
         gray = luma(rgb)
-        if isinstance(model, ColorUpsampler):
+        if not isinstance(model, SpatialUpsampler):
             return rgb_to_levels(rgb), gray, rgb
         small = squash(rgb, CORE_SIZE).astype(np.int64)
         if rng is not None and rng.random() < 0.7:  # what the colour upsampler gives is not the exact small photo
             guess = bins_to_rgb(rgb_to_bins(small)) + 16
             small = np.rint(small + (guess - small) * rng.uniform(0, 0.7) * rng.uniform(0, 1, (1, 1, 3)))
             small = (small + rng.normal(0, rng.uniform(0, 5), small.shape)).clip(0, 255).round().astype(np.int64)
-        scale = size // CORE_SIZE
-        return small.repeat(scale, axis=0).repeat(scale, axis=1), gray, rgb
+        levels = model.enlarge(torch.from_numpy(small)[None], torch.from_numpy(gray.astype(np.int64))[None])
+        return levels[0].numpy(), gray, rgb
 
     def loss(self, model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy in bits per dimension of a window of one channel a photo."""
