@@ -19,6 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "palette": set(),
     "photo": set(),
+    "xmp": set(),
+    "provenance": {"xmp"},
     "chroma": set(),
     "models": {"models"},
     "sampling": {"models"},

@@ -1,0 +1,200 @@
+"""XMP packets: found in picture files, read, and changed without touching their other bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+from xml.sax.saxutils import escape
+
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+JP2_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # of the box that holds XMP in JPEG 2000
+TIFF_TAG = 700
+MOST_BYTES = 2**26  # of a packet that is read; longer ones are no packets
+
+Name = tuple[str, str]  # namespace, local name
+
+_TAG = re.compile(rb"<(?:[^<>\"']|\"[^\"]*\"|'[^']*')*>")
+_EMPTY = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+    f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}">\n</rdf:RDF></x:xmpmeta>\n<?xpacket end="w"?>'
+).encode()
+
+
+@dataclass
+class _Outline:
+    """Where a packet's properties stand: those directly in the descriptions of its first `rdf:RDF`."""
+
+    texts: dict[Name, str] = field(default_factory=dict)  # of properties that are plain text
+    spans: list[tuple[Name, int, int]] = field(default_factory=list)  # name, first byte, byte behind the last
+    descriptions: list[tuple[set[Name], int, int]] = field(default_factory=list)  # with the properties in each
+    end: int = -1  # where `</rdf:RDF>` begins
+
+
+def property_text(packet: bytes, name: Name) -> str | None:
+    """A plain property's text; None where it is missing or the packet is no XMP."""
+    try:
+        return _outline(_as_utf8(packet)).texts.get(name)
+    except ValueError:
+        return None
+
+
+def edited(
+    packet: bytes | None, *, drop: Collection[Name] = (), add: Mapping[Name, str], prefixes: Mapping[str, str]
+) -> bytes:
+    """A packet with some properties dropped and plain ones added; every other byte stays.
+
+    Args:
+        packet: the packet to change; an empty one is made for None, or in place of one that is no XMP.
+        drop: names to remove, wherever an `rdf:Description` holds them. Those to add are removed too.
+        add: the texts of the properties to add.
+        prefixes: the prefix of each namespace of `add`.
+    """
+    try:
+        packet = _as_utf8(packet or _EMPTY)
+        outline = _outline(packet)
+    except ValueError:
+        packet = _EMPTY
+        outline = _outline(packet)
+    gone = {*drop, *add}
+    cuts = [(start, end) for name, start, end in outline.spans if name in gone]
+    cuts += [(start, end) for names, start, end in outline.descriptions if names and names <= gone]
+    pieces, position = [], 0
+    for start, end in sorted(cuts):
+        if start >= position:
+            pieces.append(packet[position:start])
+            position = end
+    pieces.append(packet[position : outline.end])
+    if add:
+        namespaces = "".join(f' xmlns:{prefixes[uri]}="{escape(uri)}"' for uri in sorted({uri for uri, _ in add}))
+        lines = [f'<rdf:Description xmlns:rdf="{RDF}" rdf:about=""{namespaces}>']
+        for (uri, local), text in add.items():
+            lines.append(f" <{prefixes[uri]}:{local}>{escape(text)}</{prefixes[uri]}:{local}>")
+        pieces.append("\n".join([*lines, "</rdf:Description>"]).encode())
+    pieces.append(packet[outline.end :])
+    return b"".join(pieces)
+
+
+def _as_utf8(packet: bytes) -> bytes:
+    """The packet in UTF-8: most are, some are UTF-16 with a byte order mark."""
+    if packet.startswith((b"\xff\xfe", b"\xfe\xff")):
+        packet = packet.decode("utf-16").encode()  # a UnicodeDecodeError is a ValueError
+    return packet.strip(b"\0")
+
+
+def _outline(packet: bytes) -> _Outline:
+    """Parse a UTF-8 packet; ValueError for what is no XMP."""
+    outline = _Outline()
+    parser = expat.ParserCreate("utf-8", "\n")
+    parser.namespace_prefixes = True
+    parser.buffer_text = True
+    stack: list[Name] = []
+    started: list[int] = []
+    text: list[str] = []
+    properties: set[Name] = set()
+
+    def in_description() -> bool:
+        return stack[-2:] == [(RDF, "RDF"), (RDF, "Description")] and outline.end < 0
+
+    def start(qualified: str, attributes: dict[str, str]) -> None:
+        position = parser.CurrentByteIndex
+        name = _name(qualified)
+        stack.append(name)
+        started.append(position)
+        text.clear()
+        if name == (RDF, "Description") and in_description():
+            tag = _TAG.match(packet, position)
+            properties.clear()
+            for attribute, value in attributes.items():
+                uri, local, prefix = (*attribute.split("\n"), "", "")[:3]
+                found = tag and re.search(
+                    rb"\s" + re.escape(f"{prefix}:{local}".encode()) + rb"\s*=\s*(\"[^\"]*\"|'[^']*')", tag[0]
+                )
+                outline.texts[uri, local] = value
+                if (uri, local) != (RDF, "about"):
+                    properties.add((uri, local))
+                if found:
+                    outline.spans.append(((uri, local), position + found.start(), position + found.end()))
+
+    def end(qualified: str) -> None:
+        name = stack.pop()
+        first = started.pop()
+        tag = _TAG.match(packet, parser.CurrentByteIndex)
+        if in_description() and tag:
+            outline.texts[name] = "".join(text)
+            outline.spans.append((name, first, tag.end()))
+            properties.add(name)
+        elif name == (RDF, "Description") and stack[-1:] == [(RDF, "RDF")] and tag:
+            outline.descriptions.append((set(properties), first, tag.end()))
+        if name == (RDF, "RDF") and outline.end < 0 and packet.startswith(b"</", parser.CurrentByteIndex):
+            outline.end = parser.CurrentByteIndex
+
+    def refuse(*_: object) -> None:
+        raise ValueError("XMP holds no document type")
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text.append
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(packet, True)
+    except expat.ExpatError as error:
+        raise ValueError(str(error)) from error
+    if outline.end < 0:
+        raise ValueError("no rdf:RDF")
+    return outline
+
+
+def _name(qualified: str) -> Name:
+    uri, local = (*qualified.split("\n"), "")[:2]
+    return uri, local
+
+
+def read_packet(path: Path) -> bytes | None:
+    """The XMP packet of a picture file, found by its headers alone; None where there is none or nothing can be read."""
+    from PIL import Image
+
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # whatever a broken file makes a reader raise
+        warnings.simplefilter("ignore")
+        with path.open("rb") as file:
+            magic = file.read(12)
+            file.seek(0)
+            if magic[4:8] == b"jP  ":
+                return jp2_packet(file.read(MOST_BYTES))
+            if magic[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
+                return _tiff_packet(path)
+            with Image.open(file) as image:
+                packet = image.info.get("xmp")
+                return packet if isinstance(packet, bytes) else None
+    return None
+
+
+def jp2_packet(content: bytes) -> bytes | None:
+    """The XMP of a JPEG 2000 file's bytes: the box with XMP's own number."""
+    position = 0
+    while position + 8 <= len(content):
+        size, kind = struct.unpack_from(">I4s", content, position)
+        header = 8
+        if size == 1:
+            (size,), header = struct.unpack_from(">Q", content, position + 8), 16
+        elif size == 0:
+            size = len(content) - position
+        if size < header:
+            return None
+        if kind == b"uuid" and content[position + header : position + header + 16] == JP2_UUID:
+            return content[position + header + 16 : position + size]
+        position += size
+    return None
+
+
+def _tiff_packet(path: Path) -> bytes | None:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags.get(TIFF_TAG)
+        return None if tag is None or tag.count > MOST_BYTES else bytes(tag.value)
