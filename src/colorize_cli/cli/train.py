@@ -40,6 +40,38 @@ def export(runs: tuple[Path, ...], output: Path, temperature: float) -> int:
     return 0
 
 
+@train.command("judge")
+@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="PATH",
+              help="A folder, .tar or .tar.gz of colour photographs named CLASS_NUMBER.")  # fmt: skip
+@click.option("--photos", "count", type=click.IntRange(min=100), default=20_000, show_default=True, metavar="N",
+              help="How many of them to look at.")  # fmt: skip
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("runs/cache"), show_default=True,
+              help="Where decoded photographs are kept.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
+              help="The .safetensors file to write.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+def judge(data: Path, count: int, cache: Path, output: Path, seed: int) -> int:
+    """Train the classifier by which `colorize evaluate` judges drawn colours."""
+    from rich.progress import Progress
+
+    from colorize_cli.judge import save_judge
+    from colorize_cli.training.data import cached_photos
+    from colorize_cli.training.judge import train_judge
+
+    try:
+        photos = cached_photos(data, cache)
+        with Progress(transient=True) as bar:
+            task = bar.add_task("looking at photographs", total=min(count, len(photos)))
+            trained, accuracy = train_judge(
+                photos, count=count, seed=seed, progress=lambda done: bar.update(task, completed=done)
+            )
+        save_judge(trained, output)
+    except ColorizeError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(f"wrote {output}; it names {accuracy:.1%} of the photographs it did not learn from")
+    return 0
+
+
 def _stage_command(name: str) -> click.Command:
     """The command that trains stage `name`."""
     core = name == "core"
