@@ -121,7 +121,7 @@ def _colorize_one(
     taken: dict[Path, Path],
     progress: Callable[[Path, int], None] | None,
 ) -> Outcome:
-    from colorize_cli.colorizer import see
+    from colorize_cli.colorizer import views
     from colorize_cli.photo import open_photo, output_suffix, save_photo
 
     opened = open_photo(job.source)
@@ -137,20 +137,23 @@ def _colorize_one(
     if not wanted:
         return Outcome(job.source, "skipped", outputs)
     _prepare_folder(job.folder)
-    view = see(opened.luma)
     report = None if progress is None else lambda rows: progress(job.source, rows)
-    (predictions,) = colorizer.predict([view], options, report)
+    predictions = colorizer.predict(views(opened), options, report)
     height, width = opened.luma.shape
+    bits = []
     for result in colorizer.join(opened, predictions, options):
+        bits.append(result.bits_per_pixel)
         path = outputs[result.index - 1]
         if path in wanted:
-            save_photo(result.model_rgb if size == "256" else result.image, opened, path)
+            pages = result.model_pages if size == "256" else result.pages
+            record = colorizer.provenance(opened, result.index, options, size=size)
+            save_photo(pages, opened, path, provenance=record)
     return Outcome(
         job.source,
         "written",
         outputs,
         (256, 256) if size == "256" else (width, height),
-        [prediction.bits_per_pixel for prediction in predictions],
+        bits,
     )
 
 

@@ -25,20 +25,20 @@ def join(luma: np.ndarray, rgb: np.ndarray, saturation: float = 1.0, *, strip_ro
     """The colour of `rgb` under `luma`.
 
     Args:
-        luma: `(H, W)` uint8, 0..255, the photo's own.
-        rgb: `(h, w, 3)` uint8, the predicted colours of the whole photo at any size.
+        luma: `(H, W)` uint8 or uint16, the whole range, the photo's own.
+        rgb: `(h, w, 3)` uint8 or float32, 0..255, the predicted colours of the whole photo at any size.
         saturation: scales the chroma, at least 0.
         strip_rows: how many rows are worked on at once; the result is the same whatever it is.
 
     Returns:
-        `(H, W, 3)` uint8, whose Pillow luma is within 1 level of `luma` everywhere.
+        `(H, W, 3)` of the luma's kind, whose own luma is within 1 level of it everywhere.
     """
     height, width = luma.shape
     planes = chroma_of(rgb).transpose(2, 0, 1)
     # Columns first, for all rows: then an output row needs a few short rows alone.
     source = np.stack([_resize(plane, width, len(rgb)) for plane in planes], axis=1)  # (h, 3, W)
     weights = _resize(np.eye(len(rgb), dtype=np.float32), len(rgb), height)  # (H, h), Pillow's own filter
-    out = np.empty((height, width, 3), dtype=np.uint8)
+    out = np.empty((height, width, 3), dtype=luma.dtype)
     strip = np.empty((min(strip_rows, height), 3, width), dtype=np.float32)
     scratch = np.empty((3, width), dtype=np.float32)
     for top in range(0, height, strip_rows):
@@ -70,16 +70,19 @@ def _mix(source: np.ndarray, weights: np.ndarray, out: np.ndarray, scratch: np.n
 
 
 def _add(luma: np.ndarray, chroma: np.ndarray, saturation: float, out: np.ndarray) -> None:
-    """`luma` `(rows, W)` uint8 plus chroma `(3, rows, W)` float32, drawn towards gray until it is in gamut.
+    """`luma` `(rows, W)` plus chroma `(3, rows, W)` float32, 0..255, drawn towards gray until it is in gamut.
 
-    Writes `out` `(rows, W, 3)` uint8; `chroma` is used up.
+    Writes `out` `(rows, W, 3)` of the luma's kind; `chroma` is used up.
     """
+    white = np.float32(np.iinfo(luma.dtype).max)
     y = luma.astype(np.float32)
+    if white != 255:
+        chroma *= white / 255
     red, green, blue = chroma
     chroma -= red * LUMA_WEIGHTS[0] + green * LUMA_WEIGHTS[1] + blue * LUMA_WEIGHTS[2]  # resizing rounds
     highest = np.maximum(np.maximum(red, green), blue)
     lowest = np.minimum(np.minimum(red, green), blue)
-    factor = (255 - y) / np.maximum(highest, LEAST_CHROMA)
+    factor = (white - y) / np.maximum(highest, LEAST_CHROMA)
     np.minimum(factor, y / np.maximum(-lowest, LEAST_CHROMA), out=factor)
     np.minimum(factor, np.float32(min(saturation, 1e30)), out=factor)
     for channel, plane in enumerate(chroma):

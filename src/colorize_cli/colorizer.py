@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from colorize_cli import chroma, palette, photo
+from colorize_cli import __version__, chroma, palette, photo
 from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
-from colorize_cli.config import STAGES, SamplingOptions
+from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
+from colorize_cli.provenance import Provenance
 from colorize_cli.sampling import SampleRequest, draw_samples, noise_stream, project_context
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,13 +38,27 @@ class Colorization:
     """One colouring of a photo."""
 
     index: int  # sample number, from 1
-    image: Image.Image  # the photo's own luminance and size with the predicted colour; RGB, or RGBA with its alpha
-    model_rgb: Image.Image  # the spatial upsampler's own 256x256 RGB
-    low_res: Image.Image  # the colour upsampler's 64x64 RGB
-    coarse: Image.Image  # the core's 64x64 image in 512 colours
-    bits_per_pixel: float  # of the coarse image, the core's own at temperature 1
+    photo: photo.Photo  # what was coloured
+    pages: tuple[np.ndarray, ...]  # (H, W, 3) each, of its luma's own size and kind, uint8 or uint16, without alpha
+    model_pages: tuple[np.ndarray, ...]  # (256, 256, 3) uint8 each, the spatial upsampler's own; longer beyond 2:1
+    low_res: Image.Image  # the colour upsampler's 64x64 RGB of the first square
+    coarse: Image.Image  # the core's 64x64 image in 512 colours of the first square
+    bits_per_pixel: float  # of the coarse images, the core's own at temperature 1
     seed: int
     temperature: float
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The first page at eight bits: RGB, or RGBA with the photo's alpha."""
+        image = Image.fromarray(photo.to_8_bits(self.pages[0]))
+        if self.photo.alpha is not None:
+            image.putalpha(Image.fromarray(photo.to_8_bits(self.photo.alpha)))
+        return image
+
+    @property
+    def model_rgb(self) -> Image.Image:
+        """The spatial upsampler's own RGB of the first page."""
+        return Image.fromarray(self.model_pages[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +70,13 @@ class GrayPhoto:
     backbone_gray: np.ndarray  # (192, 192) uint8
 
 
+def views(opened: photo.Photo) -> list[GrayPhoto]:
+    """All that the model sees of a photo: every page, in overlapping squares where it is longer than 2:1."""
+    return [see(square) for page in opened.pages for square in photo.squares(page.luma)]
+
+
 def see(luma: np.ndarray) -> GrayPhoto:
-    """The model's view of a photo's luma `(H, W)` uint8: the whole of it, squashed to squares."""
+    """The model's view of a luma `(H, W)` uint8 or uint16: the whole of it, squashed to squares."""
     gray_256, gray_64 = photo.square_grays(luma)
     small = max(luma.shape) <= gray_64.shape[0]
     return GrayPhoto(gray_256, gray_64, photo.backbone_gray(gray_64 if small else gray_256))
@@ -182,28 +203,61 @@ class Colorizer:
         """
         options = SamplingOptions(samples, temperature, seed, saturation)
         opened = source if isinstance(source, photo.Photo) else photo.open_photo(source)
-        (predictions,) = self.predict([see(opened.luma)], options, progress)
-        return list(self.join(opened, predictions, options))
+        return list(self.join(opened, self.predict(views(opened), options, progress), options))
 
     def join(
-        self, opened: photo.Photo, predictions: Iterable[Prediction], options: SamplingOptions
-    ) -> Iterable[Colorization]:
-        """Put predicted colours under the photo's own luminance, one sample at a time."""
-        for prediction in predictions:
-            rgb = chroma.join(opened.luma, prediction.rgb, options.saturation)
-            image = Image.fromarray(rgb)
-            if opened.alpha is not None:
-                image.putalpha(Image.fromarray(opened.alpha))
+        self, opened: photo.Photo, predictions: Sequence[Sequence[Prediction]], options: SamplingOptions
+    ) -> Iterator[Colorization]:
+        """Put predicted colours under the photo's own luminance, one sample at a time.
+
+        `predictions` are those of all of the photo's `views`.
+        """
+        for samples in zip(*predictions, strict=True):
+            left = iter(samples)
+            maps = []
+            for page in opened.pages:
+                colors = [next(left).rgb for _ in photo.squares(page.luma)]
+                maps.append(photo.joined_squares(colors, *page.luma.shape))
             yield Colorization(
-                index=prediction.index,
-                image=image,
-                model_rgb=Image.fromarray(prediction.rgb),
-                low_res=Image.fromarray(prediction.low_res),
-                coarse=Image.fromarray(palette.bins_to_rgb(prediction.bins).astype(np.uint8)),
-                bits_per_pixel=prediction.bits_per_pixel,
+                index=samples[0].index,
+                photo=opened,
+                pages=tuple(
+                    chroma.join(page.luma, colors, options.saturation)
+                    for page, colors in zip(opened.pages, maps, strict=True)
+                ),
+                model_pages=tuple(np.rint(colors).astype(np.uint8) for colors in maps),
+                low_res=Image.fromarray(samples[0].low_res),
+                coarse=Image.fromarray(palette.bins_to_rgb(samples[0].bins).astype(np.uint8)),
+                bits_per_pixel=sum(sample.bits_per_pixel for sample in samples) / len(samples),
                 seed=options.seed,
                 temperature=self.temperature(options),
             )
+
+    def provenance(
+        self,
+        opened: photo.Photo,
+        index: int,
+        options: SamplingOptions,
+        output: OutputOptions | None = None,
+        size: str = "original",
+    ) -> Provenance:
+        """What makes sample `index`, from 1, of a photo: the record that goes into its picture."""
+        output = output or OutputOptions()
+        shaping = {name: value for name, value in asdict(options).items() if name != "samples"}
+        written = {name: value for name, value in asdict(output).items() if name != "provenance"}
+        return Provenance(
+            version=__version__,
+            model=self.model.name,
+            model_sha256=self.model.sha256,
+            sample=index,
+            options=shaping | {"temperature": self.temperature(options), "size": size} | written,
+            dtype={stage: str(dtype).removeprefix("torch.") for stage, dtype in self.dtypes.items()},
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            input=opened.name,
+            input_sha256=opened.sha256,
+        )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(array))[None].to(self.device)

@@ -17,6 +17,8 @@ NUM_LEVELS = 256  # fine levels a channel, and of gray
 CORE_SIZE = 64  # side of the core's image, in pixels
 FULL_SIZE = 256  # side of the spatial upsampler's image, in pixels
 ENLARGEMENTS = ("blocks", "chroma")
+DEFAULT_MAX_PIXELS = 200_000_000  # of a photo, in all its pages
+FORMAT_NAMES = ("jpeg", "png", "tiff", "webp", "avif", "heic", "jp2", "bmp", "ppm")  # that can be written
 BACKBONE_SIZE = 192  # side of the gray photo that the backbone sees, in pixels
 
 
@@ -141,3 +143,19 @@ class SamplingOptions:
             raise OptionError(f"seed is {self.seed}; it must be at least 0")
         if not (math.isfinite(self.saturation) and self.saturation >= 0):
             raise OptionError(f"saturation is {self.saturation}; it must be a finite number of at least 0")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How pictures are written. Raises `OptionError` for a quality outside 1..100 or an unknown format."""
+
+    format: str | None = None  # one of FORMAT_NAMES; None: the photo's own where it holds colour
+    quality: int | None = None  # 1..100, of lossy formats; None: high
+    strip_metadata: bool = False  # leave out EXIF, XMP, IPTC and comments
+    provenance: bool = True  # say in XMP what made the picture
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMAT_NAMES:
+            raise OptionError(f"format is {self.format!r}; it must be one of {', '.join(FORMAT_NAMES)}")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise OptionError(f"quality is {self.quality}; it must be from 1 to 100")

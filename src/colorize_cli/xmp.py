@@ -6,7 +6,7 @@ import contextlib
 import re
 import struct
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
@@ -42,6 +42,15 @@ def property_text(packet: bytes, name: Name) -> str | None:
         return _outline(_as_utf8(packet)).texts.get(name)
     except ValueError:
         return None
+
+
+def is_packet(packet: bytes) -> bool:
+    """Whether these bytes are XMP that can be read."""
+    try:
+        _outline(_as_utf8(packet))
+    except ValueError:
+        return False
+    return True
 
 
 def edited(
@@ -175,21 +184,25 @@ def read_packet(path: Path) -> bytes | None:
 
 
 def jp2_packet(content: bytes) -> bytes | None:
-    """The XMP of a JPEG 2000 file's bytes: the box with XMP's own number."""
+    """The XMP of a JPEG 2000 file's bytes."""
+    return next((data[16:] for data in jp2_boxes(content, b"uuid") if data[:16] == JP2_UUID), None)
+
+
+def jp2_boxes(content: bytes, wanted: bytes) -> Iterator[bytes]:
+    """The contents of the boxes of one kind that lie side by side in a JPEG 2000 file, or in a box of it."""
     position = 0
     while position + 8 <= len(content):
         size, kind = struct.unpack_from(">I4s", content, position)
         header = 8
-        if size == 1:
+        if size == 1 and position + 16 <= len(content):
             (size,), header = struct.unpack_from(">Q", content, position + 8), 16
-        elif size == 0:
+        elif size == 0:  # until the end
             size = len(content) - position
         if size < header:
-            return None
-        if kind == b"uuid" and content[position + header : position + header + 16] == JP2_UUID:
-            return content[position + header + 16 : position + size]
+            return
+        if kind == wanted:
+            yield content[position + header : position + size]
         position += size
-    return None
 
 
 def _tiff_packet(path: Path) -> bytes | None:

@@ -1,0 +1,27 @@
+"""A photo's file: in, at full depth, and out again with colour and all that it said beside its pixels."""
+
+from __future__ import annotations
+
+from colorize_cli.photo.luma import Page
+from colorize_cli.photo.metadata import Metadata
+from colorize_cli.photo.reading import Photo, open_photo
+from colorize_cli.photo.squares import backbone_gray, joined_squares, square_grays, squares, squash, to_8_bits
+from colorize_cli.photo.writing import FORMATS, format_of, output_suffix, save_photo, write_photo
+
+__all__ = [
+    "FORMATS",
+    "Metadata",
+    "Page",
+    "Photo",
+    "backbone_gray",
+    "format_of",
+    "joined_squares",
+    "open_photo",
+    "output_suffix",
+    "save_photo",
+    "square_grays",
+    "squares",
+    "squash",
+    "to_8_bits",
+    "write_photo",
+]

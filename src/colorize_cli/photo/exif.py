@@ -1,0 +1,245 @@
+"""EXIF blocks: what stays true of a picture that was turned upright and coloured, byte for byte.
+
+A block is a small TIFF file: directories of tags, whose values lie anywhere in it. Cameras' own notes hold offsets
+into it, so that a block is changed in place rather than written anew.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass, field
+from typing import Literal
+
+EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 34665, 34853, 40965
+POINTERS = {EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER}
+ORIENTATION, ACROSS, DOWN, UNIT = 274, 282, 283, 296
+COLOR_SPACE, PIXELS_ACROSS, PIXELS_DOWN = 0xA001, 0xA002, 0xA003
+XMP, IPTC, PHOTOSHOP, PROFILE = 700, 33723, 34377, 34675
+# Tags of a file's own layout, previews and profile, which are of no use to another file.
+LAYOUT_TAGS = frozenset(
+    {254, 255, *range(256, 260), 262, 263, 266, 273, *range(277, 282), 284, *range(288, 292), 297, 301}
+    | {*range(317, 326), *range(330, 348), 347, *range(512, 522), 529, 530, 531, 532, 559, PROFILE, 37724, 50784}
+)
+ELSEWHERE_TAGS = frozenset({XMP, IPTC, PHOTOSHOP})  # metadata that a picture holds by other means
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+MOST_TAGS = 4096  # of one directory
+
+Order = Literal["<", ">"]
+Buffer = bytes | bytearray | mmap.mmap
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One entry of a directory."""
+
+    kind: int  # TIFF's number of its type
+    count: int  # of values
+    start: int  # where its value lies in the block
+    size: int  # of the value, in bytes
+
+    def value(self, block: Buffer) -> bytes:
+        """Its bytes, in the block's byte order."""
+        return bytes(block[self.start : self.start + self.size])
+
+
+@dataclass
+class Directory:
+    """A directory's tags by number, and where it lies."""
+
+    order: Order
+    start: int
+    entry_size: int  # 12, in large TIFF files 20
+    tags: dict[int, Tag] = field(default_factory=dict)
+    next: int = 0  # where the next directory lies; 0 for none
+
+    @property
+    def end(self) -> int:
+        """The byte behind its pointer to the next."""
+        header, pointer = (8, 8) if self.entry_size == 20 else (2, 4)
+        return self.start + header + self.entry_size * len(self.tags) + pointer
+
+
+def first_directory(block: Buffer) -> Directory:
+    """The first directory of a block or TIFF file. Raises ValueError where there is none."""
+    mark = bytes(block[:4])
+    orders: dict[bytes, Order] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+    if mark not in orders:
+        raise ValueError("no TIFF header")
+    order = orders[mark]
+    if b"+" in mark:
+        return directory(block, order, _integer(block, order + "Q", 8), large=True)
+    return directory(block, order, _integer(block, order + "I", 4))
+
+
+def directory(block: Buffer, order: Order, start: int, *, large: bool = False) -> Directory:
+    """The directory at `start`; tags whose values lie outside the block, or of no known type, are left out.
+
+    Raises ValueError where none can be.
+    """
+    count_format, entry_format, inline = ("Q", "HHQ", 8) if large else ("H", "HHI", 4)
+    position = start + struct.calcsize(order + count_format)
+    count = _integer(block, order + count_format, start)
+    entry_size = struct.calcsize(order + entry_format) + inline
+    if start < 8 or count > MOST_TAGS or position + count * entry_size > len(block):
+        raise ValueError("no directory")
+    found = Directory(order, start, entry_size)
+    for entry in range(position, position + count * entry_size, entry_size):
+        number, kind, values = struct.unpack_from(order + entry_format, block, entry)
+        size = SIZES.get(kind, 0) * values
+        value = entry + entry_size - inline
+        if size > inline:
+            value = _integer(block, order + ("Q" if large else "I"), value)
+        if size and value + size <= len(block):
+            found.tags[number] = Tag(kind, values, value, size)
+    behind = position + count * entry_size
+    if behind + inline <= len(block):
+        found.next = _integer(block, order + ("Q" if large else "I"), behind)
+    return found
+
+
+def _integer(block: Buffer, layout: str, position: int) -> int:
+    try:
+        (value,) = struct.unpack_from(layout, block, position)
+    except struct.error as error:
+        raise ValueError("cut short") from error
+    return int(value)
+
+
+def number(block: Buffer, found: Directory, tag: int) -> int | None:
+    """The first value of a tag of whole numbers."""
+    entry = found.tags.get(tag)
+    layout = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}.get(entry.kind) if entry else None
+    return _integer(block, found.order + layout, entry.start) if entry and layout else None
+
+
+def children(block: Buffer, found: Directory) -> dict[int, Directory]:
+    """The directories of EXIF, GPS and interoperability that hang under `found`; broken ones are left out."""
+    result = {}
+    for tag in POINTERS & found.tags.keys():
+        start = number(block, found, tag)
+        try:
+            result[tag] = directory(block, found.order, start or 0, large=found.entry_size == 20)
+        except ValueError:
+            continue
+    return result
+
+
+def orientation(block: bytes) -> int:
+    """1 to 8; 1 where none is said."""
+    try:
+        value = number(block, first_directory(block), ORIENTATION)
+    except ValueError:
+        return 1
+    return value if value is not None and 1 <= value <= 8 else 1
+
+
+def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
+    """A block as it is true of the coloured photo: upright, sRGB, `width` x `height` pixels, without a preview.
+
+    All else stays where it was, byte for byte; the layout's tags of the first directory are taken out. Empty where
+    `block` is none, or holds nothing else.
+
+    Args:
+        lies_down: whether the photo's sides were swapped when it was turned; its two resolutions then are, too.
+    """
+    data = bytearray(block)
+    try:
+        top = first_directory(data)
+        if top.entry_size != 12:
+            return b""
+    except ValueError:
+        return b""
+    _drop_previews(data, top)
+    _write(data, top, ORIENTATION, 1)
+    if lies_down and {ACROSS, DOWN} <= top.tags.keys():
+        across, down = top.tags[ACROSS], top.tags[DOWN]
+        if across.size == down.size:
+            first, second = across.value(data), down.value(data)
+            data[across.start : across.start + across.size] = second
+            data[down.start : down.start + down.size] = first
+    for child in children(data, top).values():
+        _write(data, child, COLOR_SPACE, 1)
+        _write(data, child, PIXELS_ACROSS, width)
+        _write(data, child, PIXELS_DOWN, height)
+    if not _take_out(data, top, LAYOUT_TAGS | ELSEWHERE_TAGS):
+        return b""
+    return bytes(data)
+
+
+def _write(data: bytearray, found: Directory, tag: int, value: int) -> None:
+    entry = found.tags.get(tag)
+    if entry and entry.kind in {3, 4} and entry.count == 1 and value < 256**entry.size:
+        struct.pack_into(found.order + ("H" if entry.kind == 3 else "I"), data, entry.start, value)
+
+
+def _take_out(data: bytearray, found: Directory, gone: frozenset[int]) -> int:
+    """Remove tags from a directory, and its pointer to the next; how many tags stay."""
+    body = found.start + 2
+    (count,) = struct.unpack_from(found.order + "H", data, found.start)
+    entries = [bytes(data[body + 12 * index : body + 12 * index + 12]) for index in range(count)]
+    kept = [entry for entry in entries if struct.unpack_from(found.order + "H", entry)[0] not in gone]
+    content = struct.pack(found.order + "H", len(kept)) + b"".join(kept)
+    data[found.start : body + 12 * count + 4] = content.ljust(12 * count + 6, b"\0")
+    return len(kept)
+
+
+def _drop_previews(data: bytearray, top: Directory) -> None:
+    """Cut the preview that the second directory holds, unless something that is kept lies in the same bytes."""
+    try:
+        second = directory(data, top.order, top.next) if top.next else None
+    except ValueError:
+        return
+    if second is None:
+        return
+    previews = []
+    for start_tag, size_tag in ((513, 514), (273, 279)):
+        start, size = number(data, second, start_tag), number(data, second, size_tag)
+        if start and size and start + size <= len(data):
+            previews.append((start, start + size))
+    used = [(0, 8), (top.start, top.end)]
+    for found in (top, *children(data, top).values()):
+        used += [(found.start, found.end), *((tag.start, tag.start + tag.size) for tag in found.tags.values())]
+    for start, end in previews:
+        if all(end <= first or last <= start for first, last in used):
+            data[start:end] = bytes(end - start)
+            if end == len(data):
+                del data[start:]
+
+
+def built(order: Order, block: Buffer, top: Directory, *, gone: frozenset[int] = LAYOUT_TAGS | ELSEWHERE_TAGS) -> bytes:
+    """A new block of a TIFF file's first directory without some tags, and of those under it; empty without any."""
+    lower = children(block, top)
+    values = {tag: (entry.kind, entry.value(block)) for tag, entry in top.tags.items() if tag not in gone | POINTERS}
+    below: dict[int, dict[int, tuple[int, bytes]]] = {}
+    for pointer in lower.keys() & {EXIF_POINTER, GPS_POINTER}:
+        tags = lower[pointer].tags
+        below[pointer] = {tag: (entry.kind, entry.value(block)) for tag, entry in tags.items() if tag not in POINTERS}
+    if not values and not below:
+        return b""
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
+    for pointer in below:
+        values[pointer] = (4, bytes(4))
+    size = len(laid_out(order, values, 8))
+    behind = b""
+    for pointer, lower_values in below.items():
+        start = 8 + size + len(behind)
+        values[pointer] = (4, struct.pack(order + "I", start))
+        behind += laid_out(order, lower_values, start)
+    return head + laid_out(order, values, 8) + behind
+
+
+def laid_out(order: Order, values: dict[int, tuple[int, bytes]], start: int) -> bytes:
+    """A directory that lies at `start`, its values behind it; `values` gives each tag's type and bytes."""
+    entries, behind = [], b""
+    end = start + 2 + 12 * len(values) + 4
+    for tag in sorted(values):
+        kind, value = values[tag]
+        count = len(value) // SIZES[kind]
+        if len(value) > 4:
+            place = struct.pack(order + "I", end + len(behind))
+            behind += value + bytes(len(value) % 2)
+        else:
+            place = value.ljust(4, b"\0")
+        entries.append(struct.pack(order + "HHI", tag, kind, count) + place)
+    return struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4) + behind

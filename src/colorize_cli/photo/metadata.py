@@ -1,0 +1,270 @@
+"""What a photo's file says beside its pixels, as it is true of the coloured picture."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from colorize_cli import xmp
+from colorize_cli.photo import exif as exif_block
+from colorize_cli.photo import jp2
+
+TIFF_NAMESPACE = "http://ns.adobe.com/tiff/1.0/"
+EXIF_NAMESPACE = "http://ns.adobe.com/exif/1.0/"
+XMP_NAMESPACE = "http://ns.adobe.com/xap/1.0/"
+PHOTOSHOP_NAMESPACE = "http://ns.adobe.com/photoshop/1.0/"
+_TIFF_NAMES = """Orientation ImageWidth ImageLength BitsPerSample Compression PhotometricInterpretation SamplesPerPixel
+PlanarConfiguration YCbCrSubSampling YCbCrPositioning YCbCrCoefficients ReferenceBlackWhite TransferFunction"""
+# What XMP says of the gray file's layout, profile and previews.
+STALE = frozenset(
+    {(TIFF_NAMESPACE, name) for name in _TIFF_NAMES.split()}
+    | {(EXIF_NAMESPACE, name) for name in ("PixelXDimension", "PixelYDimension", "ColorSpace")}
+    | {(PHOTOSHOP_NAMESPACE, name) for name in ("ColorMode", "ICCProfile")}
+    | {(XMP_NAMESPACE, "Thumbnails")}
+)
+PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
+IPTC_RESOURCE = 0x0404
+# IPTC, copyright flag, address, IPTC's checksum: what stays true of a picture with other pixels.
+KEPT_RESOURCES = frozenset({IPTC_RESOURCE, 0x040A, 0x040B, 0x0425})
+PNG_XMP_KEYWORD = b"XML:com.adobe.xmp"
+MOST_TEXT = 2**24  # bytes of one text of a PNG
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A photo's metadata, upright, without layout, profile or previews; every part may be empty."""
+
+    exif: bytes = b""  # a TIFF block, without the "Exif" before it
+    xmp: bytes = b""
+    photoshop: bytes = b""  # resources, among them IPTC, without the header before them
+    comments: tuple[bytes, ...] = ()
+    texts: tuple[bytes, ...] = ()  # whole chunks of a PNG, from their type on, without length and checksum
+    resolution: tuple[float, float] | None = None  # dots an inch, across and down
+    per_centimetre: bool = False  # whether the file says so a centimetre
+
+    @property
+    def orientation(self) -> int:
+        """1 to 8: what EXIF says, or else XMP; 1 where neither does."""
+        found = exif_block.orientation(self.exif)
+        if found == 1:
+            text = xmp.property_text(self.xmp, (TIFF_NAMESPACE, "Orientation")) or "1"
+            found = int(text) if text in set("12345678") else 1
+        return found
+
+    def upright(self, turn: int, width: int, height: int) -> Metadata:
+        """As it is true of the coloured photo of `width` x `height` pixels whose orientation `turn` was undone."""
+        resolution = self.resolution
+        if resolution and turn > 4:
+            resolution = resolution[::-1]
+        return replace(
+            self,
+            exif=exif_block.upright(self.exif, width, height, lies_down=turn > 4),
+            xmp=upright_packet(self.xmp),
+            photoshop=kept_resources(self.photoshop),
+            resolution=resolution,
+        )
+
+    @property
+    def iptc(self) -> bytes:
+        """IPTC's records."""
+        return dict(resources(self.photoshop)).get(IPTC_RESOURCE, b"")
+
+
+def of_image(image: Image.Image, content: bytes) -> Metadata:
+    """What a loaded image of any format but TIFF says, as it lies.
+
+    Args:
+        content: the file's bytes; empty for an image that was made or changed in memory.
+    """
+    info = image.info
+    block, packet = info.get("exif"), info.get("xmp")
+    if not isinstance(block, bytes) and not content:
+        with contextlib.suppress(Exception):  # whatever odd tags make of it
+            block = image.getexif().tobytes()
+    comment = info.get("comment")
+    found = Metadata(
+        exif=block.removeprefix(b"Exif\0\0") if isinstance(block, bytes) else b"",
+        xmp=packet if isinstance(packet, bytes) else b"",
+        comments=(comment,) if isinstance(comment, bytes) else (),
+        resolution=_resolution(info),
+    )
+    segments = getattr(image, "applist", None)
+    if segments:  # a JPEG
+        parts = [part for name, part in segments if name == "APP13" and part.startswith(PHOTOSHOP_HEADER)]
+        found = replace(
+            found,
+            photoshop=b"".join(part.removeprefix(PHOTOSHOP_HEADER) for part in parts),
+            comments=tuple(part for name, part in segments if name == "COM"),
+        )
+    if image.format == "PNG" and content:
+        return _of_png(found, content, {name: str(text) for name, text in info.items() if isinstance(name, str)})
+    if image.format == "JPEG2000" and content:
+        return replace(found, exif=jp2.exif(content), xmp=xmp.jp2_packet(content) or b"")
+    return found
+
+
+def _of_png(found: Metadata, content: bytes, info: Mapping[str, str]) -> Metadata:
+    """PNG keeps some behind the pixels, which need not be decoded for it."""
+    texts = []
+    for kind, start, size in png_chunks(content):
+        chunk = content[start : start + size]
+        if kind == b"eXIf":
+            found = replace(found, exif=chunk)
+        elif kind in {b"tEXt", b"zTXt", b"iTXt"} and size < MOST_TEXT:
+            if kind == b"iTXt" and chunk.startswith(PNG_XMP_KEYWORD + b"\0"):
+                found = replace(found, xmp=_international_text(chunk))
+            elif not chunk.startswith((PNG_XMP_KEYWORD, b"Raw profile type ")):
+                texts.append(kind + chunk)
+    return replace(found, texts=tuple(texts), photoshop=png_iptc(info))
+
+
+def _international_text(chunk: bytes) -> bytes:
+    """The text of an iTXt chunk; empty where it is broken."""
+    _, _, rest = chunk.partition(b"\0")
+    text = rest[2:].split(b"\0", 2)[-1]
+    if rest[:1] != b"\1":
+        return text
+    try:
+        return zlib.decompressobj().decompress(text, MOST_TEXT)
+    except zlib.error:
+        return b""
+
+
+def of_tiff(order: exif_block.Order, file: exif_block.Buffer, top: exif_block.Directory, turn: int) -> Metadata:
+    """The metadata of a TIFF file's first directory; `turn` is the orientation that was undone."""
+    values = {tag: top.tags[tag].value(file) for tag in exif_block.ELSEWHERE_TAGS & top.tags.keys()}
+    gone = exif_block.LAYOUT_TAGS | exif_block.ELSEWHERE_TAGS | {exif_block.ORIENTATION}
+    resolution_tags = {exif_block.ACROSS, exif_block.DOWN, exif_block.UNIT}
+    resolution = [_rational(order, file, top, tag) for tag in (exif_block.ACROSS, exif_block.DOWN)]
+    unit = exif_block.number(file, top, exif_block.UNIT) or 2
+    scale = 2.54 if unit == 3 else 1.0
+    dots = None
+    if unit in {2, 3} and all(resolution):
+        across, down = (value * scale for value in resolution)
+        dots = (down, across) if turn > 4 else (across, down)
+    photoshop = kept_resources(values.get(exif_block.PHOTOSHOP, b""))
+    if exif_block.IPTC in values:
+        others = [(number, content) for number, content in resources(photoshop) if number != IPTC_RESOURCE]
+        photoshop = _packed([(IPTC_RESOURCE, values[exif_block.IPTC]), *others])
+    return Metadata(
+        exif=exif_block.built(order, file, top, gone=gone | resolution_tags),
+        xmp=upright_packet(values.get(exif_block.XMP, b"")),
+        photoshop=photoshop,
+        resolution=dots,
+        per_centimetre=unit == 3,
+    )
+
+
+def _rational(order: exif_block.Order, file: exif_block.Buffer, top: exif_block.Directory, tag: int) -> float:
+    entry = top.tags.get(tag)
+    if entry is None or entry.kind != 5:
+        return 0.0
+    above, below = struct.unpack(order + "II", entry.value(file)[:8])
+    return above / below if below else 0.0
+
+
+def upright_packet(packet: bytes) -> bytes:
+    """An XMP packet without what is no longer true; empty where there is none."""
+    packet = packet.strip(b"\0")
+    return xmp.edited(packet, drop=STALE, add={}, prefixes={}) if xmp.is_packet(packet) else b""
+
+
+def _resolution(info: Mapping[Any, Any]) -> tuple[float, float] | None:
+    with contextlib.suppress(Exception):  # whatever odd metadata makes of it
+        across, down = (float(value) for value in info["dpi"])
+        if 1 <= across <= 65535 and 1 <= down <= 65535:  # also false for what is no number
+            return across, down
+    return None
+
+
+def resources(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Photoshop's resources by number, as far as they can be read."""
+    position = 0
+    while content[position : position + 4] == b"8BIM" and position + 12 <= len(content):
+        (number,) = struct.unpack_from(">H", content, position + 4)
+        position += 6
+        position += (content[position] + 2) // 2 * 2  # its name, of an even length with its own
+        if position + 4 > len(content):
+            return
+        (size,) = struct.unpack_from(">I", content, position)
+        yield number, content[position + 4 : position + 4 + size]
+        position += 4 + (size + 1) // 2 * 2
+
+
+def _packed(items: list[tuple[int, bytes]]) -> bytes:
+    return b"".join(
+        b"8BIM" + struct.pack(">HHI", number, 0, len(content)) + content + bytes(len(content) % 2)
+        for number, content in items
+    )
+
+
+def kept_resources(content: bytes) -> bytes:
+    """Photoshop's resources without its preview, layers and settings."""
+    return _packed([(number, part) for number, part in resources(content) if number in KEPT_RESOURCES])
+
+
+def png_chunks(file_bytes: exif_block.Buffer) -> Iterator[tuple[bytes, int, int]]:
+    """Type, start and size of the content of each whole chunk."""
+    position = 8
+    while position + 12 <= len(file_bytes):
+        size, kind = struct.unpack_from(">I4s", file_bytes, position)
+        if position + 12 + size > len(file_bytes):
+            return
+        yield kind, position + 8, size
+        position += 12 + size
+
+
+def png_iptc(texts: Mapping[str, str]) -> bytes:
+    """Photoshop's resources that ImageMagick and others keep in a PNG's text, as hexadecimal digits."""
+    for name in ("Raw profile type 8bim", "Raw profile type iptc"):
+        with contextlib.suppress(KeyError, ValueError):
+            content = bytes.fromhex("".join(re.split(r"\s+", texts[name].strip())[2:]))
+            return kept_resources(content) if content.startswith(b"8BIM") else _packed([(IPTC_RESOURCE, content)])
+    return b""
+
+
+def jpeg_segments(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
+    """EXIF, XMP, IPTC, profile and comments as segments of a JPEG; what is too long for one is left out."""
+    contents = []
+    if metadata.exif:
+        contents.append((0xE1, b"Exif\0\0" + metadata.exif))
+    if packet:
+        contents.append((0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet))
+    if metadata.photoshop:
+        contents.append((0xED, PHOTOSHOP_HEADER + metadata.photoshop))
+    contents.append((0xE2, b"ICC_PROFILE\0\1\1" + profile))
+    contents += [(0xFE, comment) for comment in metadata.comments]
+    return b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+        for marker, content in contents
+        if len(content) <= 65533
+    )
+
+
+def png_metadata(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
+    """The chunks that go behind a PNG's header."""
+    chunks = [b"iCCPsRGB\0\0" + zlib.compress(profile)]
+    if metadata.resolution:
+        across, down = (round(value / 0.0254) for value in metadata.resolution)
+        chunks.append(b"pHYs" + struct.pack(">IIB", across, down, 1))
+    if metadata.exif:
+        chunks.append(b"eXIf" + metadata.exif)
+    if packet:
+        chunks.append(b"iTXt" + PNG_XMP_KEYWORD + bytes(5) + packet)
+    if metadata.iptc:
+        digits = metadata.iptc.hex()
+        lines = "\n".join(digits[start : start + 72] for start in range(0, len(digits), 72))
+        text = f"\niptc\n{len(metadata.iptc):8}\n{lines}\n".encode()
+        chunks.append(b"zTXtRaw profile type iptc\0\0" + zlib.compress(text))
+    chunks += metadata.texts
+    chunks += [b"tEXtComment\0" + comment.replace(b"\0", b" ") for comment in metadata.comments]
+    return b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )

@@ -1,0 +1,223 @@
+"""From a file to a `Photo`: which reader takes it, what may go wrong, and what is said then."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from colorize_cli.config import DEFAULT_MAX_PIXELS
+from colorize_cli.errors import PhotoError
+from colorize_cli.photo import jp2, luma
+from colorize_cli.photo import metadata as meta
+from colorize_cli.photo.metadata import Metadata
+
+# What broken files and tags make the readers raise.
+READER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    AssertionError,
+)
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+NETPBM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
+BYTES_A_PIXEL = 16  # more than any format here needs: a file that is longer than its pixels allow is no photo
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo's luma, and what its result is saved with."""
+
+    pages: tuple[luma.Page, ...]  # upright; one, except in TIFF files of several
+    format: str = "PNG"  # Pillow's name of the input's format
+    metadata: Metadata = field(default_factory=Metadata)
+    lossless: bool = True  # whether the format kept its pixels exactly
+    name: str = ""  # of the file, without its folder
+    sha256: str = ""  # of the file
+
+    @property
+    def luma(self) -> np.ndarray:
+        """The first page's, `(H, W)` uint8 or uint16."""
+        return self.pages[0].luma
+
+    @property
+    def alpha(self) -> np.ndarray | None:
+        """The first page's, of the luma's shape and kind."""
+        return self.pages[0].alpha
+
+    @property
+    def has_color(self) -> bool:
+        """Whether any page is in colour itself."""
+        return any(page.has_color for page in self.pages)
+
+
+def open_photo(
+    source: str | Path | bytes | Image.Image, *, name: str = "", max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Photo:
+    """Read a photo whole: all pages, at full depth, upright.
+
+    Args:
+        source: a path, a file's bytes, or an open Pillow image (which stays as it is).
+        name: what to call bytes or an image in errors and in the picture's provenance.
+        max_pixels: refuse a photo of more, in all its pages.
+
+    Raises:
+        PhotoError: missing, unreadable, no photo, damaged, or too large to be one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # readers warn of odd metadata and of large photos
+        if isinstance(source, Image.Image):
+            with _explained(name or "the image given"):
+                _check_size(source, max_pixels)
+                return _of_image(source, b"", name)
+        if isinstance(source, bytes):
+            with _explained(name or "the bytes given"):
+                return _of_bytes(source, Path(name).name, max_pixels)
+        path = Path(source)
+        with _explained(str(path)):
+            return _of_bytes(_content(path, max_pixels), path.name, max_pixels)
+
+
+def _content(path: Path, max_pixels: int) -> bytes:
+    state = path.stat()
+    if stat.S_ISDIR(state.st_mode):
+        raise PhotoError("this is a folder, not a photo; name a file in it")
+    if not stat.S_ISREG(state.st_mode):
+        raise PhotoError("this is no regular file; copy the photo into one")
+    if state.st_size == 0:
+        raise PhotoError("the file is empty; copy it again from where it came")
+    if state.st_size > BYTES_A_PIXEL * max_pixels + 2**26:
+        raise PhotoError(f"{state.st_size:,} bytes are no photo; allow larger ones with --max-pixels")
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn whatever reading `name` raises into a `PhotoError` of one line with the next step."""
+    try:
+        yield
+    except PhotoError as error:
+        raise PhotoError(f"{name}: {error}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PhotoError(f"{name}: no such file; check the name") from error
+    except PermissionError as error:
+        raise PhotoError(f"{name}: no permission to read it; change the file's rights or copy it") from error
+    except UnidentifiedImageError as error:
+        raise PhotoError(f"{name}: not a photo in any format known here; convert it to PNG or JPEG") from error
+    except READER_ERRORS as error:
+        known = error.strerror if isinstance(error, OSError) else None
+        reason = (known or str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PhotoError(f"{name}: damaged or unsupported ({reason}); copy it again or convert it") from error
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise PhotoError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
+
+
+def _of_bytes(content: bytes, name: str, max_pixels: int) -> Photo:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if content[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
+        from colorize_cli.photo import tiff  # not sooner: its library takes its time
+
+        pages, metadata = tiff.read(content, max_pixels)
+        return Photo(tuple(pages), "TIFF", metadata, name=name, sha256=sha256)
+    with _opened(content, max_pixels) as image:
+        return _of_image(image, content, name, sha256)
+
+
+_limit = threading.Lock()
+
+
+@contextlib.contextmanager
+def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Pillow's image of a file, whose pixels are not decoded yet."""
+    file = io.BytesIO(content)
+    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
+        image = _heif(file)
+    else:
+        with _limit:  # Pillow's own limit on pixels is the process's
+            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(file)
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
+    with image:
+        _check_size(image, max_pixels)
+        yield image
+
+
+def _heif(file: io.BytesIO) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
+    plugin: Any = pillow_heif.HeifImageFile
+    image: Image.Image = plugin(file)
+    return image
+
+
+def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -> Photo:
+    kind = image.format or "PNG"
+    page = _deep_page(image, content)
+    if page is None:
+        image.load()
+        page = luma.page_of_image(image)
+    metadata = meta.of_image(image, content)
+    turn = metadata.orientation
+    page = page.turned(turn)
+    height, width = page.luma.shape
+    lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and content[12:16] == b"VP8 ")
+    return Photo((page,), kind, metadata.upright(turn, width, height), not lossy, name, sha256)
+
+
+def _deep_page(image: Image.Image, content: bytes) -> luma.Page | None:
+    """The page of a file of more than 8 bits a channel, as it lies; None for all others, which Pillow reads well."""
+    if image.format == "PNG" and content[24:25] == b"\x10":
+        return _deep_png(content, image.info.get("icc_profile"))
+    if image.format == "JPEG2000" and jp2.bits(content) > 8:
+        return jp2.read_deep(content)
+    if image.format == "PPM" and (header := NETPBM.match(content)):
+        kind, width, height, white = (int(part) for part in header.groups())
+        if white > 255:
+            channels = 3 if kind == 6 else 1
+            values = np.frombuffer(content, ">u2", width * height * channels, header.end())
+            pixels = np.empty((height, width, channels), dtype=np.uint16)
+            shaped = values.reshape(pixels.shape)
+            for rows in luma.strips(pixels.shape):
+                pixels[rows] = np.rint(shaped[rows].clip(0, white) * np.float64(luma.WHITE / white))
+            return luma.page_of_array(pixels[..., 0] if kind == 5 else pixels, "gray" if kind == 5 else "rgb", None)
+    return None
+
+
+def _deep_png(content: bytes, profile: bytes | None) -> luma.Page:
+    import imagecodecs
+
+    pixels = np.asarray(imagecodecs.png_decode(content))
+    channels = pixels.reshape(*pixels.shape[:2], -1)
+    count = channels.shape[2]
+    alpha = np.ascontiguousarray(channels[..., -1]) if count in {2, 4} else None
+    colors = channels[..., 0] if count < 3 else channels[..., :3]
+    return luma.page_of_array(np.ascontiguousarray(colors), "gray" if count < 3 else "rgb", profile, alpha)

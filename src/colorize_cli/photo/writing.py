@@ -1,0 +1,316 @@
+"""From colours to a file: which format, what it can hold, and never half a file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from colorize_cli import xmp
+from colorize_cli.config import OutputOptions
+from colorize_cli.errors import PhotoError
+from colorize_cli.photo import jp2, luma
+from colorize_cli.photo import metadata as meta
+from colorize_cli.photo.metadata import Metadata
+from colorize_cli.photo.reading import READER_ERRORS, Photo
+from colorize_cli.photo.squares import to_8_bits
+from colorize_cli.provenance import RECORD, Provenance
+
+JPEG_QUALITY = 95
+WEBP_QUALITY = 95
+AVIF_QUALITY = 90
+HEIC_QUALITY = 90
+PNG_HEADER = 33  # bytes until its other chunks may begin
+# Behind "up", the quick level of compression costs a tenth of the size of the slow one, in a tenth of the time.
+PNG_COMPRESSION = {"level": 1, "filter": 32}
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a kind of file can hold."""
+
+    suffixes: tuple[str, ...]
+    deep: bool = False  # 16 bits a channel
+    alpha: bool = True
+    xmp: bool = True
+    pages: bool = False
+    longest: int = 2**31  # pixels a side
+
+
+# By Pillow's name; photos of other formats become PNG.
+FORMATS: dict[str, Format] = {
+    "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, longest=65_500),
+    "PNG": Format((".png",), deep=True),
+    "TIFF": Format((".tif", ".tiff"), deep=True, pages=True),
+    "WEBP": Format((".webp",), longest=16_383),
+    "AVIF": Format((".avif", ".avifs"), longest=65_536),
+    "HEIF": Format((".heic", ".heif"), longest=16_384),
+    "JPEG2000": Format((".jp2",), deep=True),
+    "BMP": Format((".bmp",), alpha=False, xmp=False),
+    "PPM": Format((".ppm", ".pnm"), deep=True, alpha=False, xmp=False),
+}
+
+
+def output_suffix(photo: Photo, suffix: str, options: OutputOptions | None = None) -> str:
+    """The suffix of a photo's result.
+
+    Its own, `suffix`, where its format holds colour, else `.png` (or `.ppm` for PGM); or the one that
+    `options.format` asks for.
+
+    Raises:
+        PhotoError: the photo has several pages and the format asked for has one.
+    """
+    kind = {"MPO": "JPEG"}.get(photo.format, photo.format)  # a camera's JPEG with more pictures behind the first
+    known = FORMATS.get(kind, FORMATS["PNG"])
+    if options is not None and options.format is not None:
+        wanted = f".{options.format.lower()}"
+        known = FORMATS[format_of(Path(f"photo{wanted}"))]
+        if len(photo.pages) > 1 and not known.pages:
+            raise PhotoError(
+                f"{photo.name}: {len(photo.pages)} pages do not fit into one {options.format} file; use --format tiff"
+            )
+        return suffix if suffix.lower() in known.suffixes else wanted
+    return suffix if suffix.lower() in known.suffixes else known.suffixes[0]
+
+
+def format_of(path: Path) -> str:
+    """Pillow's name of the format that a suffix stands for. Raises PhotoError for one that cannot be written."""
+    for kind, known in FORMATS.items():
+        if path.suffix.lower() in known.suffixes:
+            return kind
+    suffixes = ", ".join(suffix for known in FORMATS.values() for suffix in known.suffixes)
+    raise PhotoError(f"{path}: no format to write by that suffix; use one of {suffixes}")
+
+
+def save_photo(
+    pages: Sequence[np.ndarray],
+    photo: Photo,
+    path: Path,
+    options: OutputOptions | None = None,
+    provenance: Provenance | None = None,
+) -> list[str]:
+    """Write a result in the format of `path`'s suffix, with the photo's alpha and metadata and the sRGB profile.
+
+    The file is written without a name or under another one in the same folder, flushed and renamed: at every moment
+    there is the old state or the new.
+
+    Args:
+        pages: `(H, W, 3)` uint8 or uint16 sRGB, one a page of the photo; of any size. Sixteen bits become eight
+            where the format holds no more; alpha goes where it holds none, or where the size is another.
+        photo: what `open_photo` gave of the input.
+        path: one of the suffixes in `FORMATS`; `output_suffix` gives the photo's own.
+        options: quality, and what to leave out.
+        provenance: what made the picture; left out if `options` say so.
+
+    Returns:
+        What the format could not hold, in sentences for people.
+
+    Raises:
+        PhotoError: the suffix is unknown, the picture too large for the format, the folder is missing or not
+            writable, or the disk is full.
+    """
+    kind = format_of(path)
+    options = options or OutputOptions()
+    notes: list[str] = []
+    try:
+        with _new_file(path) as file:
+            notes = write_photo(file, kind, pages, photo, options, provenance)
+    except READER_ERRORS as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise PhotoError(f"{path}: cannot be written ({reason}); choose another --output") from error
+    return notes
+
+
+def write_photo(
+    file: IO[bytes],
+    kind: str,
+    pages: Sequence[np.ndarray],
+    photo: Photo,
+    options: OutputOptions,
+    provenance: Provenance | None = None,
+) -> list[str]:
+    """As `save_photo`, into an open empty file that can be read and sought, in the format of that Pillow name."""
+    known = FORMATS[kind]
+    longest = max(max(page.shape[:2]) for page in pages)
+    if longest > known.longest:
+        raise PhotoError(f"{photo.name}: {kind} holds {known.longest:,} pixels a side at most; use --format png")
+    metadata = Metadata(resolution=photo.metadata.resolution) if options.strip_metadata else photo.metadata
+    packet = _packet(metadata, provenance if options.provenance else None)
+    notes = []
+    if packet and not known.xmp:
+        notes.append(f"{kind} holds no XMP: nothing in the file says that a model made its colours")
+    if not known.deep:
+        pages = [to_8_bits(page) for page in pages]
+    if known.alpha:
+        pages = [_with_alpha(page, source.alpha) for page, source in zip(pages, photo.pages, strict=False)]
+    elif photo.alpha is not None:
+        notes.append(f"{kind} holds no transparency: the photo's is left out")
+    if kind == "TIFF":
+        from colorize_cli.photo import tiff
+
+        tiff.write(file, pages, metadata, packet, luma.SRGB)
+    else:
+        lossless = photo.lossless and options.quality is None
+        file.write(_ENCODERS[kind](pages[0], metadata, packet, options.quality, lossless))
+    return notes
+
+
+def _packet(metadata: Metadata, provenance: Provenance | None) -> bytes:
+    if provenance is not None:
+        return provenance.to_xmp(metadata.xmp or None)
+    if metadata.xmp and xmp.property_text(metadata.xmp, RECORD) is not None:  # of the picture that was the photo
+        return xmp.edited(metadata.xmp, drop={RECORD}, add={}, prefixes={})
+    return metadata.xmp
+
+
+def _with_alpha(page: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    if alpha is None or alpha.shape != page.shape[:2]:
+        return page
+    alpha = to_8_bits(alpha) if page.dtype == np.uint8 else alpha
+    return np.dstack([page, alpha])
+
+
+def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    # No "optimize": Pillow cannot write noise with it.
+    extra = meta.jpeg_segments(metadata, packet, luma.SRGB)
+    options: dict[str, Any] = {"quality": quality or JPEG_QUALITY, "subsampling": 0, "extra": extra}
+    if metadata.resolution:
+        options["dpi"] = metadata.resolution
+    return _pillow(page, "JPEG", options)
+
+
+def _png(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    import imagecodecs
+
+    content = bytes(imagecodecs.png_encode(page, **PNG_COMPRESSION))
+    return content[:PNG_HEADER] + meta.png_metadata(metadata, packet, luma.SRGB) + content[PNG_HEADER:]
+
+
+def _webp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    options: dict[str, Any] = {"quality": quality or WEBP_QUALITY, "method": 4, "use_sharp_yuv": True}
+    if lossless:
+        options = {"lossless": True, "quality": 50, "method": 2, "exact": True}
+    return _pillow(page, "WEBP", options | _usual(metadata, packet))
+
+
+def _avif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    options: dict[str, Any] = {"quality": quality or AVIF_QUALITY, "subsampling": "4:4:4", "speed": 6}
+    return _pillow(page, "AVIF", options | _usual(metadata, packet))
+
+
+def _heif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
+    file = io.BytesIO()
+    mode, size = "RGBA" if page.shape[2] == 4 else "RGB", (page.shape[1], page.shape[0])
+    options = {"quality": quality or HEIC_QUALITY, "chroma": 444, **_usual(metadata, packet)}
+    pillow_heif.encode(mode, size, page.tobytes(), file, **options)
+    return file.getvalue()
+
+
+def _jp2(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    return jp2.encoded(page, metadata.exif, packet)
+
+
+def _bmp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    return _pillow(page, "BMP", {"dpi": metadata.resolution} if metadata.resolution else {})
+
+
+def _ppm(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+    header = f"P6\n{page.shape[1]} {page.shape[0]}\n{np.iinfo(page.dtype).max}\n".encode()
+    return header + page.astype(page.dtype.newbyteorder(">")).tobytes()
+
+
+def _usual(metadata: Metadata, packet: bytes) -> dict[str, Any]:
+    """Metadata as the options by which most of Pillow's writers take it."""
+    options: dict[str, Any] = {"icc_profile": luma.SRGB}
+    if metadata.exif:
+        options["exif"] = b"Exif\0\0" + metadata.exif
+    if packet:
+        options["xmp"] = packet
+    return options
+
+
+def _pillow(page: np.ndarray, kind: str, options: dict[str, Any]) -> bytes:
+    """Encoded in memory, since Pillow does not say why a file could not be written."""
+    file = io.BytesIO()
+    Image.fromarray(page).save(file, kind, **options)
+    return file.getvalue()
+
+
+_ENCODERS: dict[str, Callable[[np.ndarray, Metadata, bytes, int | None, bool], bytes]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WEBP": _webp,
+    "AVIF": _avif,
+    "HEIF": _heif,
+    "JPEG2000": _jp2,
+    "BMP": _bmp,
+    "PPM": _ppm,
+}
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that becomes `path` when all went well, and leaves nothing behind when it did not.
+
+    Where the system can, it has no name until it is whole, so that not even a killed process leaves anything.
+    """
+    temporary = path.with_name(f".colorize-{secrets.token_hex(8)}{path.suffix}")
+    nameless = _nameless(path.parent)
+    try:
+        mode, opener = ("x+b", None) if nameless is None else ("w+b", lambda *_: nameless)
+        with open(temporary, mode, opener=opener) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if nameless is None:
+                temporary.replace(path)
+            else:
+                _name(nameless, path, temporary)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), _folder(path.parent) as folder:
+        os.fsync(folder)  # makes the new name last through a loss of power
+
+
+def _nameless(folder: Path) -> int | None:
+    """An open file without a name in `folder`; None where the system or its file system has none."""
+    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except OSError:  # what is wrong with the folder itself, opening the named file tells
+        return None
+
+
+def _name(nameless: int, path: Path, temporary: Path) -> None:
+    """Give an open file the name `path`, by way of `temporary` where that name is taken."""
+    with _folder(path.parent) as folder:
+        for name in (path.name, temporary.name):
+            with contextlib.suppress(FileExistsError):
+                # Without a folder's descriptor Python links the symbolic link itself.
+                os.link(f"/proc/self/fd/{nameless}", name, dst_dir_fd=folder, follow_symlinks=True)
+                break
+        if name != path.name:
+            os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
