@@ -61,7 +61,7 @@ def test_strips_leave_no_seam() -> None:
     for shape in ((900, 333), (100, 333)):  # enlarged and shrunk rows
         part = luma[: shape[0]]
         whole = join(part, rgb, strip_rows=shape[0])
-        for rows in (1, 7, 16, 256):
+        for rows in (0, 1, 7, 16, 256):
             assert np.array_equal(join(part, rgb, strip_rows=rows), whole)
 
 
@@ -91,6 +91,43 @@ def test_any_finite_saturation_is_in_gamut_and_keeps_luma() -> None:
     rgb = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
     for saturation in (3.0, 1e4, 1e300):
         assert np.abs(luma_of(join(luma, rgb, saturation)) - luma).max() <= 1
+
+
+def test_luma_of_16_bits_comes_back_within_one_level_of_65535() -> None:
+    rng = np.random.default_rng(7)
+    luma = rng.integers(0, 65536, (300, 500), dtype=np.uint16)
+    rgb = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    for saturation in (1.0, 1e4):
+        joined = join(luma, rgb, saturation)
+        assert joined.dtype == np.uint16
+        assert np.abs(joined @ np.array([0.299, 0.587, 0.114]) - luma).max() <= 1
+    shallow = (luma >> 8).astype(np.uint8)
+    deep = join(shallow.astype(np.uint16) * 257, rgb)
+    assert np.abs(deep / 257 - join(shallow, rgb)).max() <= 0.51
+
+
+def test_colour_ends_where_the_photos_edges_do() -> None:
+    """A red disc on a blue ground, 16 times the size of its predicted colours: no halo within, nor without."""
+    y, x = np.mgrid[0:1024, 0:1024]
+    disc = (x - 511) ** 2 + (y - 500) ** 2 < 300**2
+    luma = np.where(disc, 90, 170).astype(np.uint8)
+    red, blue = np.array([200, 50, 40]), np.array([130, 170, 240])
+    true = np.where(disc[..., None], red, blue).astype(np.uint8)
+    small = np.asarray(Image.fromarray(true).resize((64, 64), Image.Resampling.BOX))
+    own = join(luma, true).astype(int)
+    error = np.abs(join(luma, small).astype(int) - own).max(axis=-1)
+    assert (error > 30).mean() < 0.001
+    plain = np.asarray(Image.fromarray(small).resize((1024, 1024), Image.Resampling.BICUBIC))
+    assert (np.abs(join(luma, plain).astype(int) - own).max(axis=-1) > 30).mean() > 0.02
+
+
+def test_grain_stays_in_the_luma_and_out_of_the_colour() -> None:
+    rng = np.random.default_rng(8)
+    luma = (128 + rng.normal(0, 8, (512, 512))).round().astype(np.uint8)
+    colors = np.stack([150 + 20 * np.sin(np.arange(64) / 9)] * 64)[..., None] * np.array([1.0, 0.8, 0.6])
+    joined = join(luma, colors.astype(np.uint8)).astype(int)
+    chroma = joined[..., 0] - joined[..., 2]
+    assert np.abs(np.diff(chroma, axis=0)).mean() < 0.7  # of a level; of the luma: 9
 
 
 def test_enlarged_colour_is_smooth_where_the_luma_is() -> None:
