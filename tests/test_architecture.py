@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "judge": set(),
     "evaluation": {"chroma", "colorizer", "judge", "metrics", "models", "palette", "photo"},
     "tf_checkpoint": set(),
-    "training": {"backbone_import", "checkpoints", "judge", "models", "palette", "photo", "training"},
+    "training": {"backbone_import", "checkpoints", "judge", "models", "palette", "photo", "sampling", "training"},
     "cli": {
         "__init__",
         "backbone_import",

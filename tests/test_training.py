@@ -7,21 +7,30 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from colorize_cli.checkpoints import load_model
+from colorize_cli.cli import cli
 from colorize_cli.config import CoreConfig, SpatialUpsamplerConfig
 from colorize_cli.models.coarse import ColTranCore
-from colorize_cli.models.upsamplers import SpatialUpsampler
-from colorize_cli.training.data import PhotoCache, age, cached_photos, core_sample, luma
+from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
+from colorize_cli.training.batches import Source, count_table, draw_window
+from colorize_cli.training.canvas import fit_canvas
+from colorize_cli.training.core_task import CoreTask
+from colorize_cli.training.data import PhotoCache, age, bordered, cached_photos, core_sample, luma, scratched
+from colorize_cli.training.journal import append_row, rewind
 from colorize_cli.training.loop import TrainingOptions, run_training
 from colorize_cli.training.start import averaged_stage, choose_learned, fresh_stage, write_run
-from colorize_cli.training.tasks import CoreTask, Source, count_table, draw_window
+from colorize_cli.training.upsampler_task import UpsamplerTask
 from tests.conftest import TINY
 
 
@@ -44,13 +53,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoCache:
     return cached_photos(write_colors(root / "photos"), root / "cache")
 
 
-def tiny_run(photos: PhotoCache, folder: Path, phase: str, steps: int) -> list[dict[str, float]]:
-    """Train `steps` steps more than the run in `folder` has; returns what was reported."""
+def tiny_run(photos: PhotoCache, folder: Path, phase: str, steps: int) -> dict[str, float]:
+    """Train `steps` steps more than the run in `folder` has; returns its last validation."""
     torch.manual_seed(0)
     config = TINY["core"]
     model = cast(ColTranCore, fresh_stage(config, gray_bias=torch.zeros(256, 512)))
     choose_learned(model, phase, unfreeze_backbone=False)
-    task = CoreTask([Source(photos, 1.0)], {"val": photos}, batch=2, phase=phase, window=16, validation_photos=4)
+    task = CoreTask([Source(photos, 1.0)], {"val": photos}, batch=2, phase=phase, window=16, validation_photos=4,
+                    sheet_photos=0)  # fmt: skip
     options = TrainingOptions(minutes=60, learning_rate=1e-2, warmup_steps=5, dtype=torch.float32)
     write_run(folder, "core", config)
     left = [steps]
@@ -61,20 +71,20 @@ def tiny_run(photos: PhotoCache, folder: Path, phase: str, steps: int) -> list[d
 
     rows: list[dict[str, float]] = []
     run_training(model, task, folder, options, rows.append, stop)
-    return rows
+    return rows[-1]
 
 
 def test_a_few_steps_lower_the_bits_of_both_heads(photos: PhotoCache, tmp_path: Path) -> None:
-    (before,) = tiny_run(photos, tmp_path / "run", "joint", 0)
-    (after,) = tiny_run(photos, tmp_path / "run", "joint", 40)
+    before = tiny_run(photos, tmp_path / "run", "joint", 0)
+    after = tiny_run(photos, tmp_path / "run", "joint", 40)
     assert after["val_bits"] < 0.8 * before["val_bits"]
     assert after["val_parallel_bits"] < before["val_parallel_bits"]
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(photos: PhotoCache, tmp_path: Path) -> None:
-    (whole,) = tiny_run(photos, tmp_path / "whole", "joint", 12)
+    whole = tiny_run(photos, tmp_path / "whole", "joint", 12)
     tiny_run(photos, tmp_path / "parts", "joint", 5)
-    (resumed,) = tiny_run(photos, tmp_path / "parts", "joint", 7)
+    resumed = tiny_run(photos, tmp_path / "parts", "joint", 7)
     assert resumed["step"] == whole["step"] == 12
     assert resumed["val_bits"] == pytest.approx(whole["val_bits"], rel=0.01)
 
@@ -90,35 +100,162 @@ def test_a_phase_moves_only_its_own_part(photos: PhotoCache, tmp_path: Path) -> 
     assert "parallel_head" in moved
 
 
-def test_the_console_command_trains_and_its_csv_grows(tmp_path: Path) -> None:
-    folder = write_colors(tmp_path / "photos", 4)
-    script = Path(sys.executable).with_name("colorize")
-    words = [script, "train", "color-upsampler", "--data", folder, "--val", folder, "--cache", tmp_path / "cache",
-             "--out", tmp_path / "run", "--minutes", "0.05", "--batch", "1", "--window", "16"]  # fmt: skip
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "checkpoint.pt").is_file()
-    with (tmp_path / "run" / "validation.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert float(row["photos_bits_per_dim"]) > 0
+def train_words(photos: Path, run: Path, *words: str) -> list[str]:
+    """The command line of a small run of the colour upsampler in float32."""
+    config = run.with_suffix(".json")
+    config.write_text('{"hidden": 16, "feed_forward": 16, "heads": 2, "layers": 1}')
+    script = str(Path(sys.executable).with_name("colorize"))
+    common = ["--data", str(photos), "--val", str(photos), "--cache", str(run.parent / "cache"), "--out", str(run)]
+    common += ["--config", str(config), "--dtype", "float32", "--window", "16", "--warmup", "5", "--sheet-photos", "1"]
+    return [script, "train", "color-upsampler", *common, *words]
 
 
-def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
-    script = """
-import sys, torch, torch.distributed as dist
-from torch import nn
-from colorize_cli.training.loop import average_gradients
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
-weight = torch.zeros(3); bias = torch.zeros(2, 2)
-weight.grad = torch.full((3,), 1.0 + dist.get_rank()); bias.grad = torch.full((2, 2), 10.0 * dist.get_rank())
-average_gradients([weight, bias], 2)
-assert weight.grad.tolist() == [1.5] * 3 and bias.grad.flatten().tolist() == [5.0] * 4
-dist.destroy_process_group()
-"""
-    words = [sys.executable, "-c", script, str(tmp_path / "meet")]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [subprocess.Popen([*words, str(rank)], env=environment) for rank in (0, 1)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+def bits_by_step(run: Path) -> dict[int, float]:
+    with (run / "log.csv").open() as file:
+        return {int(row["step"]): float(row["bits_per_dim"]) for row in csv.DictReader(file)}
+
+
+def last_validation(run: Path) -> dict[str, float]:
+    with (run / "validation.csv").open() as file:
+        return {key: float(value) for key, value in list(csv.DictReader(file))[-1].items()}
+
+
+def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 6)
+    length = ["--steps", "120", "--batch", "2", "--checkpoint-minutes", "0.002"]
+    subprocess.run(train_words(photos, tmp_path / "whole", *length), check=True, capture_output=True)
+    words = train_words(photos, tmp_path / "killed", *length)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        log = tmp_path / "killed" / "log.csv"
+        start = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and (not log.exists() or log.stat().st_size <= start):
+            time.sleep(0.02)
+        time.sleep(float(rng.uniform(0, 0.2)))
+        process.kill()
+        process.wait()
+    subprocess.run(words, check=True, capture_output=True)
+    whole, killed = bits_by_step(tmp_path / "whole"), bits_by_step(tmp_path / "killed")
+    assert list(killed) == list(whole) == list(range(20, 121, 20))
+    ends = [last_validation(tmp_path / name)["photos_bits_per_dim"] for name in ("whole", "killed")]
+    assert ends[1] == pytest.approx(ends[0], rel=0.01)
+
+
+def test_two_processes_learn_what_one_learns_from_twice_the_batch(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 6)
+    one = train_words(photos, tmp_path / "one", "--steps", "50", "--batch", "4")
+    two = train_words(photos, tmp_path / "two", "--steps", "50", "--batch", "2")
+    subprocess.run(one, check=True, capture_output=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, *two], check=True, capture_output=True, env=environment)
+    ends = [last_validation(tmp_path / name) for name in ("one", "two")]
+    assert ends[0]["step"] == ends[1]["step"] == 50
+    assert ends[1]["photos_bits_per_dim"] == pytest.approx(ends[0]["photos_bits_per_dim"], rel=0.01)
+
+
+def test_a_run_leaves_a_log_events_for_tensorboard_and_a_sample_sheet(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 4)
+    words = train_words(photos, tmp_path / "run", "--steps", "20", "--batch", "1")
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert "photos_per_second" in done.stdout and "minutes_left" in done.stdout
+    assert list(bits_by_step(tmp_path / "run")) == [20]
+    (events,) = (tmp_path / "run" / "events").iterdir()
+    assert b"validation/photos_bits_per_dim" in events.read_bytes()
+    with Image.open(tmp_path / "run" / "samples-000020.png") as sheet:
+        assert sheet.size == (4 * 128, 128)  # gray, truth, what is fed, what comes out
+    again = subprocess.run([*words, "--no-resume"], check=False, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+
+
+def test_a_half_written_row_and_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for step in (20, 40, 60):
+        append_row(path, {"step": step, "bits": 1.5})
+    with path.open("a") as file:
+        file.write("80,")
+    rewind(path, 40)
+    append_row(path, {"step": 60, "bits": 1.25})
+    assert path.read_text().split() == ["step,bits", "20,1.5", "40,1.5", "60,1.25"]
+
+
+def test_a_small_canvas_grows_with_the_same_meaning_of_its_places() -> None:
+    small = fresh_stage(replace(TINY["core"], resolution=8))
+    large = fresh_stage(replace(TINY["core"], resolution=16))
+    torch.nn.init.normal_(small.get_parameter("outer.row_layers.0.attention.relative_bias"))
+    state = fit_canvas(small.state_dict(), large.state_dict())
+    large.load_state_dict(state, strict=True)
+    old = small.get_submodule("outer.row_layers.0.attention").bias()  # type: ignore[operator]
+    new = large.get_submodule("outer.row_layers.0.attention").bias()  # type: ignore[operator]
+    assert torch.allclose(new[:, ::2, ::2], old, atol=1e-6)
+    rows = small.get_parameter("inner.positions.rows")
+    assert torch.allclose(state["inner.positions.rows"].mean(0), rows.mean(0), atol=1e-3)
+
+
+def test_a_core_learns_on_a_smaller_canvas_and_goes_on_on_a_larger_one(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    config = tmp_path / "core.json"
+    config.write_text(
+        '{"hidden": 8, "feed_forward": 8, "heads": 2, "encoder_layers": 1, "outer_layers": 1, "inner_layers": 1}'
+    )
+    common = ["--data", str(photos), "--val", str(photos), "--cache", str(tmp_path / "cache"), "--batch", "1"]
+    common += ["--steps", "2", "--sheet-photos", "0"]
+    runner = CliRunner()
+    for run, words in (
+        ("half", ["--config", str(config), "--resolution", "8"]),
+        ("whole", ["--init-from", str(tmp_path / "half"), "--resolution", "16"]),
+    ):
+        result = runner.invoke(cli, ["train", "coarse", *common, "--out", str(tmp_path / run), *words])
+        assert result.exit_code == 0, result.output
+    stage, module = averaged_stage(tmp_path / "whole")
+    assert stage == "core"
+    assert module.get_parameter("encoder.stack.positions.rows").shape[0] == 16
+
+
+def test_sizes_that_do_not_fit_the_weights_are_refused(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    words = [
+        "train",
+        "color-upsampler",
+        "--data",
+        str(photos),
+        "--val",
+        str(photos),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    words += ["--out", str(tmp_path / "run"), "--init-from", "coltran-small", "--config", "published"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 2
+    assert "coltran-small has other sizes" in result.output
+
+
+def test_an_upsampler_learns_from_what_a_core_draws(photos: PhotoCache) -> None:
+    core = cast(ColTranCore, fresh_stage(TINY["core"])).eval()
+    upsampler = cast(ColorUpsampler, fresh_stage(TINY["color_upsampler"]))
+    task = UpsamplerTask([Source(photos, 1.0)], {}, batch=1, window=16, core=core, drawn_share=1.0)
+    levels, _, rgb = task.sample(upsampler, photos[0], np.random.default_rng(0))
+    truth = rgb // 32
+    assert levels.shape == truth.shape
+    assert levels.min() >= 0 and levels.max() <= 7
+    assert 0.1 < (levels != truth).any(-1).mean() < 1  # an untrained core draws at random
+
+
+def test_exporting_one_run_over_a_base_keeps_the_bases_other_stages(tiny_model: Path, tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    words = train_words(photos, tmp_path / "run", "--steps", "1", "--batch", "1")
+    subprocess.run(words, check=True, capture_output=True)
+    words = ["train", "export", str(tmp_path / "run"), "--base", str(tiny_model), "-o", str(tmp_path / "model")]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    model, base = load_model(str(tmp_path / "model")), load_model(str(tiny_model))
+    assert model.temperature == base.temperature
+    assert model.color_upsampler.config.hidden == 16
+    assert all(torch.equal(a, b) for a, b in zip(model.core.parameters(), base.core.parameters(), strict=True))
+    result = CliRunner().invoke(cli, ["train", "export", str(tmp_path / "run"), "-o", str(tmp_path / "other")])
+    assert result.exit_code == 2
+    assert "no run of core, spatial_upsampler" in result.output
 
 
 def test_folders_and_archives_give_the_same_photos(tmp_path: Path) -> None:
@@ -143,6 +280,16 @@ def test_ageing_keeps_the_colour_and_changes_the_luma(photos: PhotoCache) -> Non
     assert 10 <= changed < 20
 
 
+def test_scratches_and_paper_borders_touch_only_their_places() -> None:
+    gray = np.full((64, 64), 128, dtype=np.float32)
+    changed = (scratched(gray, np.random.default_rng(0)) != gray).mean()
+    assert 0 < changed < 0.1
+    photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    framed = bordered(photo, np.random.default_rng(0))
+    assert len(np.unique(framed[0])) == 1
+    assert np.array_equal(framed[8:-8, 8:-8], photo[8:-8, 8:-8])
+
+
 def test_a_core_sample_is_gray_eye_and_colour_of_one_crop(photos: PhotoCache) -> None:
     gray, eye, rgb = core_sample(photos[0], np.random.default_rng(0))
     assert (gray.shape, eye.shape, rgb.shape) == ((64, 64), (192, 192), (64, 64, 3))
@@ -150,7 +297,7 @@ def test_a_core_sample_is_gray_eye_and_colour_of_one_crop(photos: PhotoCache) ->
 
 
 def test_the_count_table_is_a_distribution_for_every_gray(photos: PhotoCache) -> None:
-    table = count_table([Source(photos, 1.0)], 4)
+    table = count_table([Source(photos, 1.0)], 64, photos=4)
     assert torch.allclose(table.exp().sum(-1), torch.ones(256), atol=1e-4)
 
 

@@ -1,17 +1,28 @@
-"""`colorize train STAGE` and `colorize train export`."""
+"""`colorize train STAGE`, `colorize train judge` and `colorize train export`."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from colorize_cli.errors import ColorizeError
+from colorize_cli.errors import ColorizeError, OptionError
 
-STAGE_NAMES = ["core", "color-upsampler", "spatial-upsampler"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from colorize_cli.training.batches import Source, Task
+    from colorize_cli.training.data import PhotoCache
+
+# Names of the stages here and in a model folder.
+STAGES = {"coarse": "core", "color-upsampler": "color_upsampler", "spatial-upsampler": "spatial_upsampler"}
+FOLDER = click.Path(path_type=Path)
+DEFAULT_MINUTES = 60.0
 
 
 @click.group("train", context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,20 +31,28 @@ def train() -> None:
 
 
 @train.command("export")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The model folder to write.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="The one to recommend.")
-def export(runs: tuple[Path, ...], output: Path, temperature: float) -> int:
-    """Write a model folder from the averaged weights of three RUNs, one a stage."""
-    from colorize_cli.checkpoints import save_model
-    from colorize_cli.config import STAGES
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=FOLDER)
+@click.option("-o", "--output", required=True, type=FOLDER, help="The model folder to write.")
+@click.option("--base", metavar="MODEL", help="A shipped model or a model folder, for the stages that no RUN trained.")
+@click.option("--temperature", type=click.FloatRange(min=0), metavar="T",
+              help="The one to recommend.  [default: the base's, else 1]")  # fmt: skip
+def export(runs: tuple[Path, ...], output: Path, base: str | None, temperature: float | None) -> int:
+    """Write a model folder from the averaged weights of RUNs, one a stage."""
+    from colorize_cli import config
+    from colorize_cli.checkpoints import load_model, save_model
     from colorize_cli.training.start import averaged_stage
 
     try:
-        stages = dict(averaged_stage(run) for run in runs)
-        if set(stages) != set(STAGES):
-            raise ColorizeError(f"a model needs the stages {', '.join(STAGES)}; given: {', '.join(stages)}")
-        save_model(output, output.name, stages, temperature=temperature)
+        stages: dict[str, nn.Module] = {}
+        if base is not None:
+            model = load_model(base)
+            stages = {stage: getattr(model, stage) for stage in config.STAGES}
+            temperature = model.temperature if temperature is None else temperature
+        stages |= dict(averaged_stage(run) for run in runs)
+        missing = set(config.STAGES) - set(stages)
+        if missing:
+            raise ColorizeError(f"no run of {', '.join(sorted(missing))} is given; give one, or a model by --base")
+        save_model(output, output.name, stages, temperature=1.0 if temperature is None else temperature)
     except ColorizeError as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"wrote {output}")
@@ -41,14 +60,13 @@ def export(runs: tuple[Path, ...], output: Path, temperature: float) -> int:
 
 
 @train.command("judge")
-@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="PATH",
+@click.option("--data", required=True, type=FOLDER, metavar="PATH",
               help="A folder, .tar or .tar.gz of colour photographs named CLASS_NUMBER.")  # fmt: skip
 @click.option("--photos", "count", type=click.IntRange(min=100), default=20_000, show_default=True, metavar="N",
               help="How many of them to look at.")  # fmt: skip
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("runs/cache"), show_default=True,
+@click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True,
               help="Where decoded photographs are kept.")  # fmt: skip
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="The .safetensors file to write.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=FOLDER, metavar="FILE", help="The .safetensors file to write.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def judge(data: Path, count: int, cache: Path, output: Path, seed: int) -> int:
     """Train the classifier by which `colorize evaluate` judges drawn colours."""
@@ -72,172 +90,219 @@ def judge(data: Path, count: int, cache: Path, output: Path, seed: int) -> int:
     return 0
 
 
-def _stage_command(name: str) -> click.Command:
-    """The command that trains stage `name`."""
-    core = name == "core"
+COMMON_OPTIONS = [
+    click.option("--data", multiple=True, required=True, metavar="PATH[@SHARE]",
+                 help="A folder, .tar or .tar.gz of photographs and its share of every batch; several may be given."),
+    click.option("--val", "validation", multiple=True, required=True, metavar="PATH",
+                 help="Photographs to validate on; several may be given."),
+    click.option("--out", required=True, type=FOLDER, metavar="RUN", help="The run's folder; resumed if it holds one."),
+    click.option("--resume/--no-resume", default=True, show_default=True,
+                 help="Go on where --out holds a run, or refuse to."),
+    click.option("--config", "preset", metavar="small|published|FILE",
+                 help="Sizes: a preset, or JSON.  [default: those of --init-from, else small]"),
+    click.option("--init-from", metavar="MODEL|RUN", help="A model or an earlier run whose weights to start from."),
+    click.option("--minutes", type=click.FloatRange(min=0), metavar="M",
+                 help=f"How long, resumed parts included.  [default: {DEFAULT_MINUTES:.0f}, or as --steps says]"),
+    click.option("--steps", type=click.IntRange(min=0), metavar="N", help="How many steps, resumed parts included."),
+    click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, metavar="N",
+                 help="Photographs a process learns from at once."),
+    click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Batches a step."),
+    click.option("--lr", type=float, default=1e-3, show_default=True, help="Peak learning rate."),
+    click.option("--warmup", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
+                 help="Steps until the peak."),
+    click.option("--ema", type=click.FloatRange(0, 1), default=0.998, show_default=True, help="Polyak averaging."),
+    click.option("--resolution", type=click.IntRange(min=8), metavar="N",
+                 help="Side of the canvas, below the stage's own, to learn faster at first."),
+    click.option("--window", type=click.IntRange(min=8), metavar="N",
+                 help="Side of the canvas piece that a step sees.  [default: the canvas, 64 at most]"),
+    click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:i]|mps", help="Where to train."),
+    click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
+                 help="Number format of the products; weights are kept in float32."),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N"),
+    click.option("--seed", type=int, default=1, show_default=True, metavar="S"),
+    click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True, metavar="DIR",
+                 help="Where decoded photographs are kept."),
+    click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem."),
+    click.option("--validate-minutes", type=float, default=4.0, show_default=True, metavar="M",
+                 help="Between validations, each with a sample sheet."),
+    click.option("--sheet-photos", type=click.IntRange(min=0), default=4, show_default=True, metavar="N",
+                 help="Photographs of each --val on a sample sheet."),
+    click.option("--checkpoint-minutes", type=float, default=2.0, show_default=True, metavar="M",
+                 help="Between checkpoints."),
+]  # fmt: skip
+CORE_OPTIONS = [
+    click.option("--encoder-from", metavar="MODEL|RUN",
+                 help="A model or a run whose encoder and parallel head to take, over --init-from."),
+    click.option("--backbone", type=FOLDER, metavar="FILE",
+                 help="The published EfficientNet-Lite2 weights (.pth), for a run from nothing."),
+    click.option("--phase", type=click.Choice(["encoder", "decoders", "joint"]), default="joint", show_default=True,
+                 help="Which part learns."),
+    click.option("--unfreeze-backbone", is_flag=True, help="Let the backbone learn too, at a tenth of the rate."),
+    click.option("--parallel-weight", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+                 help="Share of the parallel head in the joint loss."),
+    click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+                 help="Share of the decoders' colour inputs replaced by another pixel's."),
+]  # fmt: skip
+UPSAMPLER_OPTIONS = [
+    click.option("--soften", type=float, default=0.05, show_default=True,
+                 help="Weight of the mean level's error beside the cross entropy."),
+]  # fmt: skip
+DRAWN_OPTIONS = [
+    click.option("--core", metavar="MODEL|RUN", help="A core whose draws to learn from, beside true ones."),
+    click.option("--drawn-share", type=click.FloatRange(0, 1), default=0.3, show_default=True,
+                 help="Share of the photographs whose coarse image is drawn."),
+]  # fmt: skip
 
-    @train.command(name, help=f"Train the {name.replace('-', ' ')} stage; resumes where --out holds a run.")
-    @click.option(
-        "--data",
-        "data",
-        multiple=True,
-        required=True,
-        metavar="PATH[@SHARE]",
-        help="A folder, .tar or .tar.gz of photographs and its share of every batch; several may be given.",
-    )
-    @click.option(
-        "--val",
-        "validation",
-        multiple=True,
-        required=True,
-        metavar="PATH",
-        help="Photographs to validate on; several may be given.",
-    )
-    @click.option(
-        "--cache",
-        type=click.Path(path_type=Path),
-        default=Path("runs/cache"),
-        show_default=True,
-        help="Where decoded photographs are kept.",
-    )
-    @click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem.")
-    @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
-    @click.option(
-        "--init-from",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        metavar="MODEL|RUN",
-        help="Model folders, or earlier runs, whose weights to start from.",
-    )
-    @click.option(
-        "--encoder-from",
-        type=click.Path(path_type=Path),
-        metavar="MODEL|RUN",
-        hidden=not core,
-        help="A model folder or an earlier run whose encoder and parallel head to take, over --init-from.",
-    )
-    @click.option(
-        "--backbone",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        hidden=not core,
-        help="The published EfficientNet-Lite2 weights (.pth), for a run from nothing.",
-    )
-    @click.option(
-        "--phase",
-        type=click.Choice(["encoder", "decoders", "joint"]),
-        default="joint",
-        show_default=True,
-        hidden=not core,
-        help="Which part learns.",
-    )
-    @click.option("--unfreeze-backbone", is_flag=True, hidden=not core, help="Let the backbone learn too.")
-    @click.option(
-        "--parallel-weight",
-        type=float,
-        default=0.01,
-        show_default=True,
-        hidden=not core,
-        help="Share of the parallel head in the joint loss.",
-    )
-    @click.option(
-        "--drop-colors",
-        type=float,
-        default=0.0,
-        show_default=True,
-        hidden=not core,
-        help="Share of the decoders' colour inputs replaced by another pixel's.",
-    )
-    @click.option(
-        "--soften",
-        type=float,
-        default=0.05,
-        show_default=True,
-        hidden=core,
-        help="Weight of the mean level's error beside the cross entropy.",
-    )
-    @click.option("--window", type=int, default=64, show_default=True, help="Side of the canvas piece a step sees.")
-    @click.option("--minutes", type=float, default=60.0, show_default=True, help="How long, resumed parts included.")
-    @click.option("--batch", type=int, default=8, show_default=True, help="Photographs a step.")
-    @click.option("--lr", type=float, default=1.5e-3, show_default=True, help="Peak learning rate.")
-    @click.option("--warmup", type=int, default=100, show_default=True, help="Steps until the peak.")
-    @click.option("--ema", type=float, default=0.998, show_default=True, help="Polyak averaging.")
-    @click.option("--seed", type=int, default=1, show_default=True)
-    @click.option("--threads", type=int, default=1, show_default=True)
+
+def _stage_command(name: str) -> None:
+    """Add the command that trains stage `name`."""
+
     def command(**options: Any) -> int:
         try:
-            _train(name.replace("-", "_"), **options)
+            _train(STAGES[name], **options)
         except ColorizeError as error:
             raise click.UsageError(str(error)) from error
         return 0
 
-    return command  # fmt: skip
+    extra = CORE_OPTIONS if name == "coarse" else UPSAMPLER_OPTIONS
+    extra = extra + DRAWN_OPTIONS if name == "color-upsampler" else extra
+    decorated: Callable[..., Any] = command
+    for option in reversed(COMMON_OPTIONS + extra):
+        decorated = option(decorated)
+    title = f"Train the {name.replace('-', ' ')} stage."
+    train.command(name, help=f"{title} Several processes or machines: start it by torchrun.")(decorated)
 
 
-for _name in STAGE_NAMES:
+for _name in STAGES:
     _stage_command(_name)
 
 
 def _train(stage: str, **options: Any) -> None:
     import torch
 
-    from colorize_cli.backbone_import import import_backbone
-    from colorize_cli.models.coarse import ColTranCore
+    from colorize_cli.colorizer import DTYPES, multiplies_bfloat16, resolve_device
     from colorize_cli.training import start
     from colorize_cli.training.data import cached_photos
-    from colorize_cli.training.loop import TrainingOptions, run_training
-    from colorize_cli.training.tasks import CoreTask, Source, Task, UpsamplerTask, count_table
+    from colorize_cli.training.loop import CHECKPOINT, TrainingOptions, run_training
 
+    device = resolve_device(options["device"])
+    if not options["resume"] and (options["out"] / CHECKPOINT).exists():
+        raise OptionError(f"{options['out']} holds a run already; choose another --out, or leave --no-resume out")
     if "WORLD_SIZE" in os.environ:  # started by torchrun
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.set_num_threads(options["threads"])
     torch.manual_seed(options["seed"])
-    leave_out = frozenset(options["leave_out"])
-    sources = []
-    for item in options["data"]:
-        path, _, share = item.partition("@")
-        sources.append(Source(cached_photos(Path(path), options["cache"], leave_out), float(share or 1)))
-    validation = {}
-    for path in options["validation"]:
-        validation[Path(path).name.partition(".")[0]] = cached_photos(Path(path), options["cache"])
-
-    config = start.SMALL[stage]
-    backbone = None
-    if options["backbone"] is not None:
-        backbone = import_backbone(torch.load(options["backbone"], weights_only=True, map_location="cpu"))
-    table = count_table(sources) if stage == "core" and not options["init_from"] else None
-    model = start.fresh_stage(config, gray_bias=table, backbone=backbone)
-    for run in options["init_from"]:
-        model.load_state_dict(start.earlier_stage(run, stage).state_dict(), strict=True)
-    if options["encoder_from"] is not None:
-        earlier = start.earlier_stage(options["encoder_from"], stage).state_dict()
-        state = {name: tensor for name, tensor in earlier.items() if not start.of_decoders(name)}
-        model.load_state_dict({**model.state_dict(), **state}, strict=True)
-    task: Task
-    if isinstance(model, ColTranCore):
-        start.choose_learned(model, options["phase"], options["unfreeze_backbone"])
-        task = CoreTask(
-            sources, validation, batch=options["batch"], phase=options["phase"], window=options["window"],
-            parallel_weight=options["parallel_weight"], drop_colors=options["drop_colors"], seed=options["seed"],
-        )  # fmt: skip
-    else:
-        task = UpsamplerTask(
-            sources, validation, batch=options["batch"], window=options["window"],
-            soften=options["soften"], seed=options["seed"],
-        )  # fmt: skip
-    start.write_run(options["out"], stage, config)
+    fast = device.type == "cuda" or multiplies_bfloat16()
+    dtype = DTYPES.get(options["dtype"], torch.bfloat16 if fast else torch.float32)
+    minutes = DEFAULT_MINUTES if options["minutes"] is None and options["steps"] is None else options["minutes"]
+    length = TrainingOptions(
+        minutes=minutes,
+        steps=options["steps"],
+        learning_rate=options["lr"],
+        warmup_steps=options["warmup"],
+        ema=options["ema"],
+        accumulate=options["accumulate"],
+        validate_minutes=options["validate_minutes"],
+        checkpoint_minutes=options["checkpoint_minutes"],
+        dtype=dtype,
+        device=str(device),
+    )
+    sources = _sources(options)
+    validation = {_title(path): cached_photos(Path(path), options["cache"]) for path in options["validation"]}
+    model = _model(stage, sources, options)
+    task = _task(model, sources, validation, {**options, "device": str(device), "dtype": dtype})
+    start.write_run(options["out"], stage, model.config)  # type: ignore[arg-type]
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     run_training(
         model,
         task,
         options["out"],
-        TrainingOptions(
-            minutes=options["minutes"],
-            learning_rate=options["lr"],
-            warmup_steps=options["warmup"],
-            ema=options["ema"],
-        ),
+        length,
         report=lambda row: click.echo("  ".join(f"{key} {value:.4g}" for key, value in row.items())),
         should_stop=lambda: bool(stopped),
     )
+
+
+def _title(path: str) -> str:
+    return Path(path).name.partition(".")[0]
+
+
+def _sources(options: dict[str, Any]) -> list[Source]:
+    from colorize_cli.training.batches import Source
+    from colorize_cli.training.data import cached_photos
+
+    leave_out = frozenset(options["leave_out"])
+    sources = []
+    for item in options["data"]:
+        path, _, share = item.rpartition("@") if "@" in item and not Path(item).exists() else (item, "", "1")
+        try:
+            sources.append(Source(cached_photos(Path(path), options["cache"], leave_out), float(share)))
+        except ValueError as error:
+            raise OptionError(
+                f"--data {item}: {share!r} is no number; write PATH@SHARE, as in photos.tar@0.5"
+            ) from error
+    return sources
+
+
+def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Module:
+    """The stage to train: fresh, or with the weights of earlier ones, on the canvas that was asked for."""
+    import torch
+
+    from colorize_cli.backbone_import import import_backbone
+    from colorize_cli.training import start
+    from colorize_cli.training.batches import count_table
+    from colorize_cli.training.canvas import fit_canvas
+
+    earlier = None if options["init_from"] is None else start.earlier_stage(options["init_from"], stage)
+    if options["preset"] is not None or earlier is None:
+        config = start.stage_config(stage, options["preset"] or "small")
+    else:
+        config = earlier.config  # type: ignore[assignment]
+    if options["resolution"] is not None:
+        config = replace(config, resolution=options["resolution"])
+    backbone = table = None
+    if options.get("backbone") is not None:
+        backbone = import_backbone(torch.load(options["backbone"], weights_only=True, map_location="cpu"))
+    if stage == "core" and earlier is None:
+        table = count_table(sources, config.resolution)
+    model = start.fresh_stage(config, gray_bias=table, backbone=backbone)
+    expected = model.state_dict()
+    if earlier is not None:
+        start.load_strictly(model, fit_canvas(earlier.state_dict(), expected), options["init_from"])
+    if options.get("encoder_from") is not None:
+        state = fit_canvas(start.earlier_stage(options["encoder_from"], stage).state_dict(), expected)
+        encoder = {name: tensor for name, tensor in state.items() if not start.of_decoders(name)}
+        start.load_strictly(model, {**model.state_dict(), **encoder}, options["encoder_from"])
+    return model
+
+
+def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCache], options: dict[str, Any]) -> Task:
+    from colorize_cli.models.coarse import ColTranCore
+    from colorize_cli.models.upsamplers import ChannelUpsampler
+    from colorize_cli.training import start
+    from colorize_cli.training.core_task import CoreTask
+    from colorize_cli.training.upsampler_task import UpsamplerTask
+
+    assert isinstance(model, ColTranCore | ChannelUpsampler)
+    window = options["window"] or min(model.config.resolution, 64)
+    if isinstance(model, ColTranCore):
+        start.choose_learned(model, options["phase"], options["unfreeze_backbone"])
+        return CoreTask(
+            sources, validation, batch=options["batch"], phase=options["phase"], window=window,
+            parallel_weight=options["parallel_weight"], drop_colors=options["drop_colors"],
+            device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
+        )  # fmt: skip
+    core: ColTranCore | None = None
+    if options.get("core") is not None:
+        earlier = start.earlier_stage(options["core"], "core").eval()
+        assert isinstance(earlier, ColTranCore)
+        core = earlier.to(options["device"], options["dtype"])
+    return UpsamplerTask(
+        sources, validation, batch=options["batch"], window=window, soften=options["soften"],
+        core=core, drawn_share=options.get("drawn_share", 0.0), device=options["device"],
+        sheet_photos=options["sheet_photos"], seed=options["seed"],
+    )  # fmt: skip

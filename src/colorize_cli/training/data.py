@@ -135,10 +135,34 @@ def age(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.25:
         grain = rng.standard_normal(new.shape, dtype=np.float32)
         new = new + grain * np.float32(rng.uniform(2, 12))
-    if new is luma:
-        return rgb
-    aged: np.ndarray = (rgb + (new - luma)[..., None]).clip(0, 255).round().astype(np.uint8)
-    return aged
+    if rng.random() < 0.1:
+        new = scratched(new, rng)
+    aged = rgb
+    if new is not luma:
+        aged = (rgb + (new - luma)[..., None]).clip(0, 255).round().astype(np.uint8)
+    return bordered(aged, rng) if rng.random() < 0.08 else aged
+
+
+def scratched(luma: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A few thin lines, light or dark, nearly upright as film has them, across `(H, W)` float32."""
+    height, width = luma.shape
+    out = luma.copy()
+    for _ in range(int(rng.integers(1, 5))):
+        first, last = sorted(rng.integers(0, height + 1, 2))
+        rows = np.arange(first, last)
+        columns = (rng.uniform(0, width) + rng.normal(0, 0.1) * (rows - first)).astype(int)
+        inside = (columns >= 0) & (columns < width)
+        out[rows[inside], columns[inside]] += np.float32(rng.choice([-1, 1]) * rng.uniform(30, 120))
+    return out
+
+
+def bordered(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A print's paper border around `(H, W, 3)` uint8: light, and without colour."""
+    height, width = rgb.shape[:2]
+    margin = max(1, round(rng.uniform(0.01, 0.08) * min(height, width)))
+    out = np.full_like(rgb, int(rng.integers(190, 252)))
+    out[margin : height - margin, margin : width - margin] = rgb[margin : height - margin, margin : width - margin]
+    return out
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:
@@ -146,8 +170,10 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).convert("L"))
 
 
-def core_sample(photo: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One photo as the core sees it: gray 64, backbone gray 192, RGB 64, all uint8.
+def core_sample(
+    photo: np.ndarray, rng: np.random.Generator | None, resolution: int = CORE_SIZE
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One photo as the core sees it: gray and RGB at its resolution, the backbone's gray at 192, all uint8.
 
     A photo larger than 64x64 goes through 256x256, as in the command. Without `rng` nothing is random.
     """
@@ -159,4 +185,4 @@ def core_sample(photo: np.ndarray, rng: np.random.Generator | None) -> tuple[np.
         rgb = age(crop(photo, rng, size, 0.5 if small else 0.3), rng)
     gray = luma(rgb)
     eye = backbone_gray(gray)
-    return squash(gray, CORE_SIZE), eye, squash(rgb, CORE_SIZE)
+    return squash(gray, resolution), eye, squash(rgb, resolution)

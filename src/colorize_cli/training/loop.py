@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import time
@@ -15,14 +14,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from colorize_cli.training.tasks import Task
+from colorize_cli.errors import OptionError
+from colorize_cli.training.batches import Task
+from colorize_cli.training.journal import LOG, VALIDATION, Journal
+
+CHECKPOINT = "checkpoint.pt"
+LOG_STEPS = 20
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How long and how fast."""
+    """How long and how fast. The schedule ends with `minutes` or `steps`, whichever comes first."""
 
-    minutes: float
+    minutes: float | None = None
+    steps: int | None = None
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     final_fraction: float = 0.05  # of the learning rate, at the end
@@ -34,10 +39,22 @@ class TrainingOptions:
     validate_minutes: float = 4.0
     checkpoint_minutes: float = 2.0
     dtype: torch.dtype = torch.bfloat16
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.minutes is None and self.steps is None:
+            raise OptionError("neither minutes nor steps are given; say how long to train")
+
+    def done(self, step: int, seconds: float) -> float:
+        """The share of the run that is over, 1 at its end."""
+        shares = [seconds / 60 / self.minutes if self.minutes else float(self.minutes == 0)]
+        if self.steps is not None:
+            shares.append(step / self.steps if self.steps else 1.0)
+        return max(shares)
 
 
 def learning_rate(options: TrainingOptions, step: int, done: float) -> float:
-    """Warm-up over steps, cosine decay over the share `done` of the minutes, 0..1."""
+    """Warm-up over steps, cosine decay over the share `done` of the run, 0..1."""
     warm = min(1.0, (step + 1) / options.warmup_steps)
     floor = options.final_fraction
     return options.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
@@ -63,12 +80,14 @@ def run_training(
 ) -> None:
     """Train the parameters of `model` that require a gradient; resume where `folder` holds a run.
 
-    Writes `checkpoint.pt` (masters, EMA, optimiser, step, seconds), `log.csv` and `validation.csv`; `report`
-    gets the figures. Under `torch.distributed` every process learns from batches of its own, gradients are
-    averaged, and the first process writes.
+    Writes `checkpoint.pt` (masters, EMA, optimiser, step, seconds), the journal's files and, at every validation,
+    a sample sheet; `report` gets the figures. Batches are a function of the seed and the step, so a resumed run
+    sees what it would have seen. Under `torch.distributed` every process learns from its part of each step's batch,
+    gradients are averaged, and the first process writes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    model.to(options.device)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     masters = {name: p.detach().float().clone() for name, p in model.named_parameters()}
     model.to(options.dtype)
@@ -85,15 +104,16 @@ def run_training(
     )  # fmt: skip
     average = {name: masters[name].clone() for name in names}
     step, seconds, averaged = 0, 0.0, 0
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=options.device)
         for name in names:
             masters[name].copy_(state["masters"][name])
             average[name].copy_(state["average"][name])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds, averaged = state["step"], state["seconds"], state["averaged"]
     load(parameters, masters, names)
+    journal = Journal(folder, step) if rank == 0 else None
 
     def save() -> None:
         if rank > 0:
@@ -111,25 +131,29 @@ def run_training(
         )
 
     def validate() -> None:
-        if rank > 0:
+        if journal is None:
             return
         load(parameters, average, names)
         model.eval()
         row = {"step": float(step), "minutes": seconds / 60, **task.validate(model)}
+        sheet = task.sheet(model)
+        if sheet is not None:
+            journal.sheet(step, sheet)
         model.train()
         load(parameters, masters, names)
         report(row)
-        append_row(folder / "validation.csv", row)
+        journal.write(VALIDATION, row)
 
     last_validation = last_checkpoint = seconds
     running: dict[str, float] = {}
-    while not agreed(seconds >= options.minutes * 60 or should_stop(), processes):
+    parts = options.accumulate * processes  # of a step's batch
+    while not agreed(options.done(step, seconds) >= 1 or should_stop(), processes):
         started = time.monotonic()
-        rate = learning_rate(options, step, seconds / (options.minutes * 60))
+        rate = learning_rate(options, step, options.done(step, seconds))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        for part in range(options.accumulate):
-            loss, figures = task.loss(model, (step * options.accumulate + part) * processes + rank)
+        for part in range(rank * options.accumulate, (rank + 1) * options.accumulate):
+            loss, figures = task.loss(model, step, range(part * task.batch, (part + 1) * task.batch))
             (loss / options.accumulate).backward()  # type: ignore[no-untyped-call]
         gradients = []
         for name in names:
@@ -149,14 +173,16 @@ def run_training(
         torch._foreach_lerp_([average[n] for n in names], learned, 1 - keep)
         load(parameters, masters, names)
         step += 1
-        seconds += time.monotonic() - started
-        for key, value in {**figures, "gradient": norm}.items():
+        took = time.monotonic() - started
+        seconds += took
+        figures = {**figures, "gradient": norm, "photos_per_second": parts * task.batch / took}
+        for key, value in figures.items():
             running[key] = value if key not in running else 0.95 * running[key] + 0.05 * value
-        if step % 20 == 0 and rank == 0:
+        if step % LOG_STEPS == 0 and journal is not None:
+            done = options.done(step, seconds)
             row = {"step": float(step), "minutes": seconds / 60, "rate": rate, **running}
-            append_row(folder / "log.csv", row)
-            if step % 100 == 0:
-                report(row)
+            journal.write(LOG, row)
+            report({**row, "minutes_left": seconds / 60 * (1 / done - 1)})
         if seconds - last_checkpoint > options.checkpoint_minutes * 60:
             save()
             last_checkpoint = seconds
@@ -165,6 +191,8 @@ def run_training(
             last_validation = seconds
     save()
     validate()
+    if journal is not None:
+        journal.close()
 
 
 def agreed(stop: bool, processes: int) -> bool:
@@ -191,13 +219,3 @@ def load(parameters: dict[str, nn.Parameter], values: dict[str, Tensor], names: 
     with torch.no_grad():
         for name in names:
             parameters[name].copy_(values[name])
-
-
-def append_row(path: Path, row: dict[str, float]) -> None:
-    """Append to a CSV, with a header where it is new."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from colorize_cli.checkpoints import DESCRIPTION, build_stage, load_model
+from colorize_cli.checkpoints import build_stage, load_model
 from colorize_cli.config import (
     LEVELS,
     NUM_COLORS,
@@ -26,13 +27,13 @@ from colorize_cli.errors import ModelError
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_levels
+from colorize_cli.training.loop import CHECKPOINT
 
 RUN = "run.json"
-CHECKPOINT = "checkpoint.pt"
 MAP_SCALES = (8.0, 4.0, 2.0)  # rough standard deviations of the backbone's three maps
 DECODER_PARTS = frozenset({"outer", "inner", "norm", "head", "pixel_embedding"})
 
-# The sizes that ship.
+# The sizes that ship, and those of the paper.
 SMALL: dict[str, StageConfig] = {
     "core": CoreConfig(
         hidden=192,
@@ -46,6 +47,22 @@ SMALL: dict[str, StageConfig] = {
     "color_upsampler": ColorUpsamplerConfig(hidden=128, feed_forward=128, layers=3),
     "spatial_upsampler": SpatialUpsamplerConfig(hidden=64, feed_forward=64, layers=1, enlargement="chroma"),
 }
+
+PRESETS = {"small": SMALL, "published": {stage: config_class() for stage, config_class in STAGES.items()}}
+
+
+def stage_config(stage: str, preset_or_file: str) -> StageConfig:
+    """The architecture of a preset, or of a JSON file with the stage's fields."""
+    if preset_or_file in PRESETS:
+        return PRESETS[preset_or_file][stage]
+    try:
+        values = json.loads(Path(preset_or_file).read_text(encoding="utf-8"))
+        return STAGES[stage].from_dict(values)
+    except (OSError, TypeError, ValueError) as error:
+        known = ", ".join(PRESETS)
+        raise ModelError(
+            f"{preset_or_file} is neither a preset ({known}) nor a readable JSON file ({error})"
+        ) from error
 
 
 def smooth_levels(embedding: nn.Embedding, levels: int, scale: float = 0.5) -> None:
@@ -124,6 +141,14 @@ def fresh_stage(
     return module
 
 
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load `state`; raises `ModelError` that names `source` where its sizes are not those of `module`."""
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ModelError(f"{source} has other sizes than this stage; leave --config out to train on from it") from error
+
+
 def of_decoders(name: str) -> bool:
     """Whether a parameter of the core belongs to its decoders."""
     return name.partition(".")[0] in DECODER_PARTS
@@ -157,10 +182,11 @@ def read_run(folder: Path) -> tuple[str, StageConfig]:
         raise ModelError(f"{folder} holds no readable {RUN}: it is no training run") from error
 
 
-def earlier_stage(folder: Path, stage: str) -> nn.Module:
-    """Stage `stage` of a model folder, or of a run that trains it (its averaged weights)."""
-    if (folder / DESCRIPTION).is_file():
-        module: nn.Module = getattr(load_model(str(folder)), stage)
+def earlier_stage(name: str, stage: str) -> nn.Module:
+    """Stage `stage` of a model (a shipped name, a folder, a hub id), or the averaged weights of a run of it."""
+    folder = Path(name)
+    if not (folder / RUN).is_file():
+        module: nn.Module = getattr(load_model(name), stage)
         return module
     found, module = averaged_stage(folder)
     if found != stage:

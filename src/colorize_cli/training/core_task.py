@@ -1,0 +1,149 @@
+"""What the core learns from: its batches, its loss and its validation figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colorize_cli.config import CORE_SIZE, NUM_COLORS
+from colorize_cli.models.coarse import ColTranCore
+from colorize_cli.models.layers import Window
+from colorize_cli.palette import STEP, bins_to_rgb, rgb_to_bins
+from colorize_cli.sampling import SampleRequest, draw_samples, noise_stream, project_context
+from colorize_cli.training.batches import (
+    BITS,
+    Source,
+    StepRandom,
+    chosen,
+    contact_sheet,
+    draw_photo,
+    draw_window,
+)
+from colorize_cli.training.data import PhotoCache, core_sample
+
+
+class CoreTask:
+    """The core. Phase "encoder" trains the parallel head alone, "decoders" the decoders on a frozen encoder,
+    "joint" everything."""
+
+    def __init__(
+        self,
+        sources: list[Source],
+        validation: dict[str, PhotoCache],
+        *,
+        batch: int,
+        phase: str,
+        window: int = CORE_SIZE,
+        device: str = "cpu",
+        parallel_weight: float = 0.01,
+        drop_colors: float = 0.0,
+        validation_photos: int = 96,
+        sheet_photos: int = 4,
+        seed: int = 0,
+    ) -> None:
+        self.sources, self.validation, self.batch = sources, validation, batch
+        self.phase, self.window, self.parallel_weight = phase, window, parallel_weight
+        self.drop_colors, self.validation_photos, self.seed = drop_colors, validation_photos, seed
+        self.sheet_photos, self.device = sheet_photos, torch.device(device)
+
+    def tensors(self, samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gray `(B, S, S)` int, backbone gray `(B, 192, 192)` uint8, bins `(B, S, S)` int64."""
+        gray, eye, rgb = (torch.from_numpy(np.stack(parts)).to(self.device) for parts in zip(*samples, strict=True))
+        return gray.int(), eye, rgb_to_bins(rgb.long())
+
+    def encode(self, model: ColTranCore, gray: Tensor, eye: Tensor, window: Window | None = None) -> Tensor:
+        """The gray context; the backbone's gradient only where its weights ask for it."""
+        maps = None
+        if model.backbone is not None:
+            learns = next(model.backbone.parameters()).requires_grad and torch.is_grad_enabled()
+            with torch.set_grad_enabled(learns):
+                maps = model.backbone(eye)
+        context: Tensor = model.encoder(gray, maps, window)
+        return context
+
+    def loss(self, model: nn.Module, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
+        """`(1 - w) * autoregressive + w * parallel` in bits; `w` is 1 in phase "encoder", 0 in "decoders"."""
+        assert isinstance(model, ColTranCore)
+        random = StepRandom(self.seed, step)
+        streams = [random.of_photo(place) for place in places]
+        size = model.config.resolution
+        gray, eye, bins = self.tensors([core_sample(draw_photo(self.sources, rng), rng, size) for rng in streams])
+        window = draw_window(random.shared, size, self.window)
+        with torch.set_grad_enabled(self.phase != "decoders"):
+            context = self.encode(model, gray, eye, window)
+        gray, bins = window.cut(gray), window.cut(bins)
+        figures: dict[str, float] = {}
+        total = context.new_zeros((), dtype=torch.float32)
+        weight = {"encoder": 1.0, "decoders": 0.0}.get(self.phase, self.parallel_weight)
+        if weight > 0:
+            logits = model.parallel_logits(context, gray)
+            parallel = F.cross_entropy(logits.flatten(0, 2).float(), bins.flatten()) * BITS
+            total = total + weight * parallel
+            figures["parallel_bits"] = parallel.item()
+        if weight < 1:
+            logits = model.decode(context, self.corrupt(bins, streams), window)
+            bits = F.cross_entropy(logits.flatten(0, 2).float(), bins.flatten()) * BITS
+            total = total + (1 - weight) * bits
+            figures["bits"] = bits.item()
+        return total, figures
+
+    def corrupt(self, bins: Tensor, streams: list[np.random.Generator]) -> Tensor:
+        """A share of the decoders' colour inputs replaced by another pixel's colour of the same photo."""
+        if self.drop_colors == 0:
+            return bins
+        flat = bins.flatten(1)
+        pixels = flat.shape[1]
+        mask = np.stack([rng.random(pixels) < self.drop_colors for rng in streams])
+        other = np.stack([rng.integers(pixels, size=pixels) for rng in streams])
+        swapped = flat.gather(1, torch.from_numpy(other).to(flat.device))
+        return torch.where(torch.from_numpy(mask).to(flat.device), swapped, flat).view_as(bins)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Bits per pixel of both heads on each validation set."""
+        assert isinstance(model, ColTranCore)
+        figures: dict[str, float] = {}
+        for name, photos in self.validation.items():
+            numbers = chosen(photos, self.validation_photos)
+            bits, parallel, count = 0.0, 0.0, 0
+            for start in range(0, len(numbers), 8):
+                samples = [core_sample(photos[i], None, model.config.resolution) for i in numbers[start : start + 8]]
+                gray, eye, bins = self.tensors(samples)
+                context = self.encode(model, gray, eye)
+                logits = model.parallel_logits(context, gray).flatten(0, 2).float()
+                parallel += F.cross_entropy(logits, bins.flatten()).item() * BITS * len(samples)
+                if self.phase != "encoder":
+                    logits = model.decode(context, bins).flatten(0, 2).float()
+                    bits += F.cross_entropy(logits, bins.flatten()).item() * BITS * len(samples)
+                count += len(samples)
+            figures[f"{name}_parallel_bits"] = parallel / count
+            if self.phase != "encoder":
+                figures[f"{name}_bits"] = bits / count
+        return figures
+
+    @torch.no_grad()
+    def sheet(self, model: nn.Module) -> np.ndarray | None:
+        """Gray, true coarse image, the parallel head's mean colour and, where the decoders learn, two samples."""
+        assert isinstance(model, ColTranCore)
+        rows: list[list[np.ndarray]] = []
+        requests = []
+        for photos in self.validation.values():
+            for number in chosen(photos, self.sheet_photos):
+                gray, eye, bins = self.tensors([core_sample(photos[number], None, model.config.resolution)])
+                colors = bins_to_rgb(torch.arange(NUM_COLORS, device=gray.device)).float() + STEP / 2
+                mean = model.parallel_logits(self.encode(model, gray, eye), gray).float().softmax(-1) @ colors
+                row = [gray[0].cpu().numpy().astype(np.uint8), pixels(bins[0].cpu().numpy())]
+                rows.append([*row, mean[0].cpu().numpy().round().astype(np.uint8)])
+                if self.phase != "encoder":
+                    projections = project_context(model, gray, eye)
+                    requests += [SampleRequest(projections, noise_stream(self.seed, k, row[0])) for k in range(2)]
+        for place, sample in enumerate(draw_samples(model, requests)):
+            rows[place // 2].append(pixels(sample.bins))
+        return contact_sheet(rows) if rows else None
+
+
+def pixels(bins: np.ndarray) -> np.ndarray:
+    """The centres of bins `(H, W)` as RGB `(H, W, 3)` uint8."""
+    return (bins_to_rgb(bins.astype(np.int64)) + STEP // 2).astype(np.uint8)

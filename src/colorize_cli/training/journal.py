@@ -1,0 +1,72 @@
+"""What a run writes down beside its checkpoint: CSV files, TensorBoard's events and sample sheets."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
+LOG, VALIDATION = "log.csv", "validation.csv"
+
+
+class Journal:
+    """The written record of one run; opened again it goes on after the step that the run goes on from."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        for name in (LOG, VALIDATION):
+            rewind(folder / name, step)
+        self.events: SummaryWriter | None = None
+        try:
+            from tensorboardX import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
+        except ModuleNotFoundError:  # the extra "train" brings it
+            pass
+
+    def write(self, name: str, row: dict[str, float]) -> None:
+        """Append a row to the CSV `name` and to TensorBoard's events."""
+        append_row(self.folder / name, row)
+        if self.events is not None:
+            for key, value in row.items():
+                if key != "step":
+                    self.events.add_scalar(f"{name.partition('.')[0]}/{key}", value, int(row["step"]))
+            self.events.flush()
+
+    def sheet(self, step: int, picture: np.ndarray) -> None:
+        """Keep a sample sheet `(H, W, 3)` uint8 as `samples-STEP.png`."""
+        Image.fromarray(picture).save(self.folder / f"samples-{step:06}.png")
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self.events is not None:
+            self.events.close()
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Append to a CSV, with a header where it is new."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the rows of a CSV that a killed run wrote after the checkpoint of `step`, and a half-written last one."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = rows[:1] + [row for row in rows[1:] if len(row) == len(rows[0]) and float(row[0]) <= step]
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        csv.writer(file).writerows(kept)
+    temporary.replace(path)
