@@ -402,6 +402,7 @@ def test_a_denied_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "read_bytes", denied)
     monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr(Path, "open", denied)
     monkeypatch.setattr(builtins, "open", denied)
     with pytest.raises(PhotoError, match="no permission to read"):
         open_photo(tmp_path / "photo.png")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_cli import xmp
+from colorize_cli.atomic import replacing
 from colorize_cli.config import OutputOptions
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import jp2, luma
@@ -99,8 +97,7 @@ def save_photo(
 ) -> list[str]:
     """Write a result in the format of `path`'s suffix, with the photo's alpha and metadata and the sRGB profile.
 
-    The file is written without a name or under another one in the same folder, flushed and renamed: at every moment
-    there is the old state or the new.
+    At every moment there is the old file or the new, never half of one.
 
     Args:
         pages: `(H, W, 3)` uint8 or uint16 sRGB, one a page of the photo; of any size. Sixteen bits become eight
@@ -121,7 +118,7 @@ def save_photo(
     options = options or OutputOptions()
     notes: list[str] = []
     try:
-        with _new_file(path) as file:
+        with replacing(path) as file:
             notes = write_photo(file, kind, pages, photo, options, provenance)
     except READER_ERRORS as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
@@ -258,59 +255,3 @@ _ENCODERS: dict[str, Callable[[np.ndarray, Metadata, bytes, int | None, bool], b
     "BMP": _bmp,
     "PPM": _ppm,
 }
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that becomes `path` when all went well, and leaves nothing behind when it did not.
-
-    Where the system can, it has no name until it is whole, so that not even a killed process leaves anything.
-    """
-    temporary = path.with_name(f".colorize-{secrets.token_hex(8)}{path.suffix}")
-    nameless = _nameless(path.parent)
-    try:
-        mode, opener = ("x+b", None) if nameless is None else ("w+b", lambda *_: nameless)
-        with open(temporary, mode, opener=opener) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if nameless is None:
-                temporary.replace(path)
-            else:
-                _name(nameless, path, temporary)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError), _folder(path.parent) as folder:
-        os.fsync(folder)  # makes the new name last through a loss of power
-
-
-def _nameless(folder: Path) -> int | None:
-    """An open file without a name in `folder`; None where the system or its file system has none."""
-    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
-        return None
-    try:
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
-    except OSError:  # what is wrong with the folder itself, opening the named file tells
-        return None
-
-
-def _name(nameless: int, path: Path, temporary: Path) -> None:
-    """Give an open file the name `path`, by way of `temporary` where that name is taken."""
-    with _folder(path.parent) as folder:
-        for name in (path.name, temporary.name):
-            with contextlib.suppress(FileExistsError):
-                # Without a folder's descriptor Python links the symbolic link itself.
-                os.link(f"/proc/self/fd/{nameless}", name, dst_dir_fd=folder, follow_symlinks=True)
-                break
-        if name != path.name:
-            os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-@contextlib.contextmanager
-def _folder(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
