@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "judge",
         "models",
+        "provenance",
         "training",
     },
 }

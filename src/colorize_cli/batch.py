@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from colorize_cli.config import SamplingOptions
+from colorize_cli.config import DEFAULT_MAX_PIXELS, OutputOptions, SamplingOptions
 from colorize_cli.errors import ColorizeError, PhotoError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What a folder is searched for; a file named by hand is tried whatever its name.
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .bmp .gif .pgm .ppm .pnm .jp2 .avif"
 PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
+COLOR_IGNORED = "photos that are in colour themselves are coloured anew; their own colours are ignored"
 OUTPUT_NAME = re.compile(r"(?P<stem>.+)_color\d+$")
 
 
@@ -31,6 +32,7 @@ class Outcome:
     size: tuple[int, int] | None = None  # width, height of the outputs
     bits_per_pixel: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)  # what could not be kept, and what was passed over
     error: str = ""
 
 
@@ -83,6 +85,8 @@ def colorize_photos(
     folder: Path | None = None,
     size: Literal["original", "256"] = "original",
     force: bool = False,
+    written: OutputOptions | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     progress: Callable[[Path, int], None] | None = None,
 ) -> Iterator[Outcome]:
     """Colour `photos` one after another; a photo that fails does not stop the rest.
@@ -91,6 +95,8 @@ def colorize_photos(
         folder: where the pictures go; beside each photo if None.
         size: `original`, the photo's own, or `256`, the model's own 256x256 RGB.
         force: write over files that exist; otherwise they stay and only what is missing is written.
+        written: format, quality and metadata of the pictures.
+        max_pixels: photos of more are refused.
         progress: called with the photo and the number of rows just drawn, 64 a sample.
     """
     taken: dict[Path, Path] = {}
@@ -99,7 +105,9 @@ def colorize_photos(
         started = time.monotonic()
         job = Job(source, folder or source.parent)
         try:
-            outcome = _colorize_one(colorizer, job, options, size, force, protected, taken, progress)
+            outcome = _colorize_one(
+                colorizer, job, options, size, force, written or OutputOptions(), max_pixels, protected, taken, progress
+            )
         except ColorizeError as error:
             outcome = Outcome(source, "failed", error=str(error))
         except OSError as error:  # a name too long, a folder that may not be looked into
@@ -117,6 +125,8 @@ def _colorize_one(
     options: SamplingOptions,
     size: str,
     force: bool,
+    written: OutputOptions,
+    max_pixels: int,
     protected: set[Path],
     taken: dict[Path, Path],
     progress: Callable[[Path, int], None] | None,
@@ -124,9 +134,9 @@ def _colorize_one(
     from colorize_cli.colorizer import views
     from colorize_cli.photo import open_photo, output_suffix, save_photo
 
-    opened = open_photo(job.source)
+    opened = open_photo(job.source, max_pixels=max_pixels)
     count = 1 if colorizer.temperature(options) == 0 else options.samples
-    outputs = job.outputs(count, output_suffix(opened, job.source.suffix))
+    outputs = job.outputs(count, output_suffix(opened, job.source.suffix, written))
     for path in outputs:
         resolved = path.resolve()
         if resolved in protected:
@@ -141,19 +151,21 @@ def _colorize_one(
     predictions = colorizer.predict(views(opened), options, report)
     height, width = opened.luma.shape
     bits = []
+    notes = dict.fromkeys([COLOR_IGNORED] if opened.has_color else [])
     for result in colorizer.join(opened, predictions, options):
         bits.append(result.bits_per_pixel)
         path = outputs[result.index - 1]
         if path in wanted:
             pages = result.model_pages if size == "256" else result.pages
-            record = colorizer.provenance(opened, result.index, options, size=size)
-            save_photo(pages, opened, path, provenance=record)
+            record = colorizer.provenance(opened, result.index, options, written, size)
+            notes.update(dict.fromkeys(save_photo(pages, opened, path, written, record)))
     return Outcome(
         job.source,
         "written",
         outputs,
         (256, 256) if size == "256" else (width, height),
         bits,
+        notes=list(notes),
     )
 
 

@@ -11,6 +11,7 @@ from click_default_group import DefaultGroup
 from colorize_cli import __version__
 from colorize_cli.cli.bench import bench
 from colorize_cli.cli.evaluate import evaluate
+from colorize_cli.cli.inspect import inspect
 from colorize_cli.cli.photos import photos
 from colorize_cli.cli.train import train
 
@@ -48,6 +49,7 @@ def cli() -> None:
 cli.add_command(photos)
 cli.add_command(bench)
 cli.add_command(evaluate)
+cli.add_command(inspect)
 cli.add_command(train)
 
 

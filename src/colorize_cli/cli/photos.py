@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from colorize_cli.config import CORE_SIZE, SamplingOptions
+from colorize_cli.cli.output import output_options
+from colorize_cli.config import CORE_SIZE, OutputOptions, SamplingOptions
 from colorize_cli.errors import ColorizeError
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
               help="Scales the predicted chroma.")  # fmt: skip
 @click.option("--size", type=click.Choice(["original", "256"]), default="original", show_default=True,
               help="The photo's own size, or the model's own 256x256 RGB.")  # fmt: skip
+@output_options
 @model_options
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="Of the model.  [default: one a processor core]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write over pictures that exist.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line a photo on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -67,9 +71,12 @@ def photos(
     seed: int,
     saturation: float,
     size: Literal["original", "256"],
+    written: OutputOptions,
+    max_pixels: int,
     model: str,
     device: str,
     dtype: str,
+    threads: int | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -95,16 +102,31 @@ def photos(
     if not found:
         return 1
 
-    colorizer = _load(ctx, model, device, dtype)
+    colorizer = _load(ctx, model, device, dtype, threads)
     if as_json:
         for problem in outcomes:
             click.echo(json.dumps(_record(problem, colorizer, options)))
+    said: set[str] = set()
     with _progress(errors, len(found), options, quiet) as advance:
-        results = colorize_photos(colorizer, found, options, folder=output, size=size, force=force, progress=advance)
+        results = colorize_photos(
+            colorizer,
+            found,
+            options,
+            folder=output,
+            size=size,
+            force=force,
+            written=written,
+            max_pixels=max_pixels,
+            progress=advance,
+        )
         for outcome in results:
             outcomes.append(outcome)
             if outcome.status == "failed":
                 _say(errors, outcome)
+            for note in outcome.notes:
+                if not quiet and note not in said:  # once a run
+                    errors.print(f"note: {_printable(note)}", markup=False)
+                    said.add(note)
             if as_json:
                 click.echo(json.dumps(_record(outcome, colorizer, options)))
     if not as_json and not quiet:
@@ -112,8 +134,13 @@ def photos(
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
 
 
-def _load(ctx: click.Context, model: str, device: str, dtype: str) -> Colorizer:
+def _load(ctx: click.Context, model: str, device: str, dtype: str, threads: int | None) -> Colorizer:
+    import torch
+
     from colorize_cli.colorizer import Colorizer
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
     try:
         return Colorizer.from_pretrained(model, device, dtype)
@@ -174,6 +201,8 @@ def _record(outcome: Outcome, colorizer: Colorizer, options: SamplingOptions) ->
         "threads": torch.get_num_threads(),
         "seconds": round(outcome.seconds, 3),
     }
+    if outcome.notes:
+        record["notes"] = outcome.notes
     if outcome.error:
         record["error"] = outcome.error
     return record
