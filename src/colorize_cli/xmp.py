@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 JP2_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # of the box that holds XMP in JPEG 2000
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 TIFF_TAG = 700
 MOST_BYTES = 2**26  # of a packet that is read; longer ones are no packets
 
@@ -177,10 +178,24 @@ def read_packet(path: Path) -> bytes | None:
                 return jp2_packet(file.read(MOST_BYTES))
             if magic[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
                 return _tiff_packet(path)
+            if is_heic(magic):
+                teach_heic()
             with Image.open(file) as image:
                 packet = image.info.get("xmp")
                 return packet if isinstance(packet, bytes) else None
     return None
+
+
+def is_heic(head: bytes) -> bool:
+    """Whether a file that begins so is HEIC."""
+    return head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
+
+
+def teach_heic() -> None:
+    """Let Pillow read HEIC. Raises ImportError where the package for it is missing."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def jp2_packet(content: bytes) -> bytes | None:

@@ -43,7 +43,7 @@ def encoded(pixels: np.ndarray, block: bytes, packet: bytes) -> bytes:
     import imagecodecs
 
     content = bytes(
-        imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="jp2", colorspace="srgb", mct=True)
+        imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="jp2", colorspace="SRGB", mct=True)
     )
     for number, data in ((EXIF_UUID, block), (xmp.JP2_UUID, packet)):
         if data:

@@ -14,11 +14,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from colorize_cli import xmp
 from colorize_cli.config import DEFAULT_MAX_PIXELS
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import jp2, luma
@@ -41,7 +41,6 @@ READER_ERRORS = (
     MemoryError,
     AssertionError,
 )
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 NETPBM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
 BYTES_A_PIXEL = 16  # more than any format here needs: a file that is longer than its pixels allow is no photo
 
@@ -154,29 +153,20 @@ _limit = threading.Lock()
 @contextlib.contextmanager
 def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Pillow's image of a file, whose pixels are not decoded yet."""
-    file = io.BytesIO(content)
-    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
-        image = _heif(file)
-    else:
-        with _limit:  # Pillow's own limit on pixels is the process's
-            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(file)
-            finally:
-                Image.MAX_IMAGE_PIXELS = before
+    if xmp.is_heic(content[:12]):
+        try:
+            xmp.teach_heic()
+        except ImportError as error:
+            raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
+    with _limit:  # Pillow's own limit on pixels is the process's
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(content))
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
     with image:
         _check_size(image, max_pixels)
         yield image
-
-
-def _heif(file: io.BytesIO) -> Image.Image:
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
-    plugin: Any = pillow_heif.HeifImageFile
-    image: Image.Image = plugin(file)
-    return image
 
 
 def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -> Photo:
@@ -189,8 +179,18 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
     turn = metadata.orientation
     page = page.turned(turn)
     height, width = page.luma.shape
-    lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and content[12:16] == b"VP8 ")
+    lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and not _lossless_webp(content))
     return Photo((page,), kind, metadata.upright(turn, width, height), not lossy, name, sha256)
+
+
+def _lossless_webp(content: bytes) -> bool:
+    position = 12
+    while position + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, position)
+        if kind in {b"VP8L", b"VP8 "}:
+            return bool(kind == b"VP8L")
+        position += 8 + size + size % 2
+    return False
 
 
 def _deep_page(image: Image.Image, content: bytes) -> luma.Page | None:
