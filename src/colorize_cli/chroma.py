@@ -16,6 +16,7 @@ from PIL import Image
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # BT.601, as Pillow's mode "L"
 STRIP_PIXELS = 2**16  # joined at a time: few enough to stay in the processor's cache
+TALL = 4  # times its width: from this height on a photo is worked on lying down
 THREADS = 2  # more of them wait for memory
 LEAST_CHROMA = np.float32(1e-6)  # keeps the division below finite
 RADIUS = 1  # of the window in which a line is fitted, in pixels of the predicted colours
@@ -48,6 +49,9 @@ def join(luma: np.ndarray, rgb: np.ndarray, saturation: float = 1.0, *, strip_ro
         `(H, W, 3)` of the luma's kind, whose own luma is within 1 level of it everywhere.
     """
     height, width = luma.shape
+    if height > TALL * width:  # many short rows are slow
+        turned = join(np.ascontiguousarray(luma.T), rgb.transpose(1, 0, 2), saturation, strip_rows=strip_rows)
+        return np.ascontiguousarray(turned.transpose(1, 0, 2))
     lines, limits = (_Enlarged(planes, width, height, method) for planes, method in _lines(luma, rgb))
     out = np.empty((height, width, 3), dtype=luma.dtype)
     rows = strip_rows or max(1, STRIP_PIXELS // width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import struct
 import warnings
@@ -17,6 +18,9 @@ JP2_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # of the box that 
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 TIFF_TAG = 700
 MOST_BYTES = 2**26  # of a packet that is read; longer ones are no packets
+
+# It logs what is odd about a file, which Python prints where nobody else listens.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 Name = tuple[str, str]  # namespace, local name
 

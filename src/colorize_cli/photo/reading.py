@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import re
 import stat
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from colorize_cli.errors import PhotoError
 from colorize_cli.photo import jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
+from colorize_cli.photo.pillow import opened
 
 # What broken files and tags make the readers raise.
 READER_ERRORS = (
@@ -147,9 +146,6 @@ def _of_bytes(content: bytes, name: str, max_pixels: int) -> Photo:
         return _of_image(image, content, name, sha256)
 
 
-_limit = threading.Lock()
-
-
 @contextlib.contextmanager
 def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Pillow's image of a file, whose pixels are not decoded yet."""
@@ -158,12 +154,7 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             xmp.teach_heic()
         except ImportError as error:
             raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
-    with _limit:  # Pillow's own limit on pixels is the process's
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(io.BytesIO(content))
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    image = opened(content)
     with image:
         _check_size(image, max_pixels)
         yield image

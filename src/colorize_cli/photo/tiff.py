@@ -15,9 +15,11 @@ from PIL import Image, UnidentifiedImageError
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import exif, luma
 from colorize_cli.photo.metadata import Metadata, of_tiff
+from colorize_cli.photo.pillow import opened
 
 REDUCED, MASK = 1, 4  # bits of a page's kind: a preview, a mask of another page
 MOST_PAGES = 10_000
+MOST_CHANNELS = 16
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED = 0, 1, 2, 3, 5
 PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of alpha
 STRIP_BYTES = 2**18
@@ -58,7 +60,10 @@ def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tif
         assert isinstance(page, tifffile.TiffPage)
         if int(page.subfiletype) & (REDUCED | MASK):
             continue
-        pixels += page.imagewidth * page.imagelength
+        size = page.imagewidth * page.imagelength
+        if page.size > MOST_CHANNELS * size:
+            raise PhotoError("a TIFF of this many channels is not known here; convert it to PNG")
+        pixels += size
         if pixels > max_pixels:
             raise PhotoError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
         yield number, page
@@ -70,7 +75,7 @@ def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tif
 def _pillow(content: bytes) -> Iterator[Image.Image | None]:
     """The file as Pillow opens it; None where it cannot, as for colour of 16 bits."""
     try:
-        image = Image.open(io.BytesIO(content))
+        image = opened(content)
     except UnidentifiedImageError:
         yield None
         return
