@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,30 @@ def test_an_extra_tensor_is_named(folder: Path) -> None:
         load_model(str(folder))
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64])
+def test_a_tensor_of_no_real_numbers_is_named(folder: Path, dtype: torch.dtype) -> None:
+    respell(folder, lambda tensors: tensors.update({"head.bias": torch.zeros(512, dtype=dtype)}))
+    with pytest.raises(ModelError, match=r"no real numbers: head\.bias"):
+        load_model(str(folder))
+
+
+def test_a_tensor_with_a_number_that_is_not_finite_is_named(folder: Path) -> None:
+    respell(folder, lambda tensors: tensors["head.bias"].fill_(math.nan))
+    with pytest.raises(ModelError, match=r"not finite in head\.bias"):
+        load_model(str(folder))
+
+
+def test_a_description_nested_without_end_is_refused(folder: Path) -> None:
+    (folder / "model.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"model\.json cannot be read"):
+        load_model(str(folder))
+
+
+def test_an_empty_name_is_not_the_folder_one_stands_in() -> None:
+    with pytest.raises(ModelError, match="no model named ''"):
+        load_model("")
+
+
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path) -> None:
     respell(folder, lambda tensors: tensors.update({"head.bias": torch.zeros(7)}))
     with pytest.raises(ModelError, match=r"wrong shape: head\.bias \(7,\) instead of \(512,\)"):
@@ -89,6 +114,11 @@ def test_a_missing_or_truncated_file_is_named(folder: Path, name: str) -> None:
         lambda d: d["stages"]["core"].pop("config"),
         lambda d: d["stages"]["core"]["config"].update(width=3),
         lambda d: d["stages"]["core"].update(sha256={}),
+        lambda d: d["stages"]["core"]["sha256"].update(stray="0"),
+        lambda d: d["stages"]["core"]["config"].update(hidden=2**40),
+        lambda d: d["stages"]["core"]["config"].update(gray_bias="false"),
+        lambda d: d.update(format=True),
+        lambda d: d.update(name="two\nlines"),
         lambda d: d.update(temperature="hot"),
     ],
 )

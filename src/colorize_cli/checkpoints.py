@@ -75,7 +75,7 @@ def find_model(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         if not (path / DESCRIPTION).is_file():
             raise ModelError(f"{path} holds no {DESCRIPTION}: it is no model folder")
         return path
@@ -117,6 +117,11 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected))
+    kinds = [
+        f"{name} {str(found[name].dtype).removeprefix('torch.')}"
+        for name in sorted(set(expected) & set(found))
+        if not found[name].is_floating_point()
+    ]
     shapes = [
         f"{name} {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in sorted(set(expected) & set(found))
@@ -124,11 +129,19 @@ def _check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], path: 
     ]
     wrong = [
         f"{label}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-        for label, names in (("missing", missing), ("not expected", extra), ("wrong shape", shapes))
+        for label, names in (
+            ("missing", missing),
+            ("not expected", extra),
+            ("wrong shape", shapes),
+            ("no real numbers", kinds),
+        )
         if names
     ]
     if wrong:
         raise ModelError(f"{path} does not fit its architecture; {'; '.join(wrong)}")
+    for name, tensor in found.items():
+        if not tensor.isfinite().all():
+            raise ModelError(f"{path} holds numbers that are not finite in {name}; fetch it again, or export it anew")
 
 
 def _files(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -148,9 +161,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error})") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+    if not isinstance(description, dict) or description.get("format") is True or description.get("format") != FORMAT:
         raise ModelError(f"{path} is not of format {FORMAT}; this program reads no other")
     stages = description.get("stages")
     if not isinstance(stages, dict) or set(stages) != set(STAGES):
@@ -158,8 +171,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     temperature = description.get("temperature", 1.0)
     if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < 100:
         raise ModelError(f"{path}: temperature is {temperature!r}; it must be a number of at least 0")
-    if not isinstance(description.get("name", ""), str):
-        raise ModelError(f"{path}: name is {description['name']!r}; it must be a text")
+    name = description.get("name", "")
+    if not isinstance(name, str) or not name.isprintable():
+        raise ModelError(f"{path}: name is {name!r}; it must be a text of one line")
     return description
 
 
@@ -185,14 +199,17 @@ def load_model(name: str = DEFAULT_MODEL) -> Model:
         with torch.device("meta"):
             module = build_stage(config)
         state: dict[str, Tensor] = {}
-        for stem, expected in _files(stage, module).items():
+        files = _files(stage, module)
+        if set(digests) != set(files):
+            known = ", ".join(files)
+            raise ModelError(f"{folder / DESCRIPTION}: stage {stage} must give the sha256 of {known}, and of no other")
+        for stem, expected in files.items():
             path = folder / f"{stem}.safetensors"
             tensors = _read_tensors(path)
             _check_tensors(expected, tensors, path)
             digest = file_sha256(path)
-            if digest != digests.get(stem):
-                known = digests.get(stem, "no value")
-                raise ModelError(f"{path} was altered: its sha256 is {digest}, {DESCRIPTION} says {known}")
+            if digest != digests[stem]:
+                raise ModelError(f"{path} was altered: its sha256 is {digest}, {DESCRIPTION} says {digests[stem]}")
             prefix = f"{BACKBONE}." if stem == BACKBONE else ""
             state.update({prefix + key: value.float() for key, value in tensors.items()})
         module.load_state_dict(state, strict=True, assign=True)

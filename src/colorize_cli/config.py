@@ -16,6 +16,7 @@ NUM_COLORS = LEVELS**3  # 512, the core's alphabet
 NUM_LEVELS = 256  # fine levels a channel, and of gray
 CORE_SIZE = 64  # side of the core's image, in pixels
 FULL_SIZE = 256  # side of the spatial upsampler's image, in pixels
+LARGEST_SIZE = 2**16  # of anything in an architecture: what is above is a slip of the pen
 ENLARGEMENTS = ("blocks", "chroma")
 DEFAULT_MAX_PIXELS = 200_000_000  # of a photo, in all its pages
 FORMAT_NAMES = ("jpeg", "png", "tiff", "webp", "avif", "heic", "jp2", "bmp", "ppm")  # that can be written
@@ -33,8 +34,10 @@ def _from_dict(cls: type, values: dict[str, Any]) -> Any:
 def _check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"{type(config).__name__}.{name} is {value!r}; it must be a whole number of at least 1")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_SIZE:
+            raise ModelError(
+                f"{type(config).__name__}.{name} is {value!r}; it must be a whole number, 1..{LARGEST_SIZE}"
+            )
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ class CoreConfig(_StackConfig):
     inner_layers: int = 2
     backbone: BackboneConfig | None = None
     gray_bias: bool = False  # a (256, 512) table added to the parallel head's logits
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.gray_bias, bool):
+            raise ModelError(f"{type(self).__name__}.gray_bias is {self.gray_bias!r}; it must be true or false")
 
 
 @dataclass(frozen=True)

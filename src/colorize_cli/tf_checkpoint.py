@@ -47,11 +47,26 @@ class Checkpoint:
         """Reads the index; raises `ModelError` where a file is missing or damaged."""
         self.prefix = find_prefix(folder)
         self.entries, self.shards = read_index(Path(f"{self.prefix}.index"))
+        for shard in range(self.shards):
+            path = self.data_path(shard)
+            end = max((e.offset + e.size for e in self.entries.values() if e.shard == shard), default=0)
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise ModelError(
+                    f"{path}: cannot be read ({error.strerror}); copy all files of the checkpoint"
+                ) from error
+            if size < end:
+                raise ModelError(f"{path}: has {size} bytes of {end}; the file is cut short, copy it again")
+
+    def data_path(self, shard: int) -> Path:
+        """The file of one shard."""
+        return Path(f"{self.prefix}.data-{shard:05}-of-{self.shards:05}")
 
     def read(self, key: str) -> np.ndarray:
         """One array, in its own dtype; raises `ModelError` where the data is cut short or of an odd type."""
         entry = self.entries[key]
-        path = Path(f"{self.prefix}.data-{entry.shard:05}-of-{self.shards:05}")
+        path = self.data_path(entry.shard)
         dtype = DTYPES.get(entry.dtype)
         if dtype is None:
             raise ModelError(f"{path}: {key} has TensorFlow's type number {entry.dtype}, which is not read here")
