@@ -400,7 +400,6 @@ def test_a_denied_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.Monke
     def denied(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
     monkeypatch.setattr(os, "open", denied)
     monkeypatch.setattr(Path, "open", denied)
     monkeypatch.setattr(builtins, "open", denied)

@@ -6,10 +6,10 @@ into it, so that a block is changed in place rather than written anew.
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import IO, Literal
 
 EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 34665, 34853, 40965
 POINTERS = {EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER}
@@ -26,7 +26,27 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 MOST_TAGS = 4096  # of one directory
 
 Order = Literal["<", ">"]
-Buffer = bytes | bytearray | mmap.mmap
+
+
+class FileBytes:
+    """The bytes of an open file, read when they are asked for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.size = file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        """The file's size."""
+        return self.size
+
+    def __getitem__(self, place: slice) -> bytes:
+        """The bytes from `place.start` to `place.stop`."""
+        start = place.start or 0
+        self.file.seek(start)
+        return self.file.read(max(0, min(place.stop, self.size) - start))
+
+
+Buffer = bytes | bytearray | FileBytes
 
 
 @dataclass(frozen=True)
@@ -85,7 +105,7 @@ def directory(block: Buffer, order: Order, start: int, *, large: bool = False) -
         raise ValueError("no directory")
     found = Directory(order, start, entry_size)
     for entry in range(position, position + count * entry_size, entry_size):
-        number, kind, values = struct.unpack_from(order + entry_format, block, entry)
+        number, kind, values = struct.unpack(order + entry_format, block[entry : entry + entry_size - inline])
         size = SIZES.get(kind, 0) * values
         value = entry + entry_size - inline
         if size > inline:
@@ -100,7 +120,7 @@ def directory(block: Buffer, order: Order, start: int, *, large: bool = False) -
 
 def _integer(block: Buffer, layout: str, position: int) -> int:
     try:
-        (value,) = struct.unpack_from(layout, block, position)
+        (value,) = struct.unpack(layout, block[position : position + struct.calcsize(layout)])
     except struct.error as error:
         raise ValueError("cut short") from error
     return int(value)

@@ -16,6 +16,7 @@ SRGB = (resources.files("colorize_cli.photo") / "sRGB.icc").read_bytes()  # the 
 WHITE = 65535  # of a deep channel
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # BT.601
 STRIP_PIXELS = 2**20  # worked on at once
+SAMPLED = 1000  # pixels a side that are looked at for colour
 COLORED = 24  # levels of 255 between two channels from which on a pixel is in colour
 MOST_COLORED = 0.01  # share of such pixels from which on a photo is
 
@@ -63,7 +64,11 @@ def page_of_image(image: Image.Image) -> Page:
         image = _to_srgb(image, profile)
     if image.mode == "CMYK":
         image = image.convert("RGB")
-    return Page(np.asarray(image.convert("L")), alpha, image.mode == "RGB" and _has_color(np.asarray(image)))
+    has_color = image.mode == "RGB" and _has_color(
+        np.asarray(image.resize(_sampled(image.size), Image.Resampling.NEAREST))
+    )
+    image = image.convert("L")  # frees the colours before the pixels are copied
+    return Page(np.asarray(image), alpha, has_color)
 
 
 def _page_of_deep_gray(image: Image.Image) -> Page:
@@ -122,7 +127,7 @@ def page_of_array(pixels: np.ndarray, space: Space, profile: bytes | None, alpha
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(convert, strips(pixels.shape)))
-    step = max(1, max(pixels.shape[:2]) // 1000)
+    step = max(1, max(pixels.shape[:2]) // SAMPLED)
     sample = _rgb(np.ascontiguousarray(pixels[::step, ::step]), space, profile)
     return Page(luma, alpha, _has_color(sample >> 8))
 
@@ -186,10 +191,14 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return image.point(list(converted.convert("L").tobytes())) if is_gray else converted
 
 
+def _sampled(size: tuple[int, int]) -> tuple[int, int]:
+    width, height = size
+    return min(width, SAMPLED), min(height, SAMPLED)
+
+
 def _has_color(rgb: np.ndarray) -> bool:
     """Whether pixels `(H, W, 3)` of 8 bits are in colour: more than a tone laid over gray."""
-    step = max(1, max(rgb.shape[:2]) // 1000)
-    sample = rgb[::step, ::step].astype(np.int16)
+    sample = rgb.astype(np.int16)
     chroma = np.stack([sample[..., 0] - sample[..., 1], sample[..., 2] - sample[..., 1]])
     tone = np.median(chroma, axis=(1, 2), keepdims=True)
     away = np.abs(chroma - tone).max(axis=0)

@@ -210,7 +210,7 @@ def kept_resources(content: bytes) -> bytes:
     return _packed([(number, part) for number, part in resources(content) if number in KEPT_RESOURCES])
 
 
-def png_chunks(file_bytes: exif_block.Buffer) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(file_bytes: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Type, start and size of the content of each whole chunk."""
     position = 8
     while position + 12 <= len(file_bytes):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import threading
+from typing import IO
 
 from PIL import Image
 
 _limit = threading.Lock()
 
 
-def opened(content: bytes) -> Image.Image:
-    """Pillow's image of a file's bytes, whose pixels are not decoded yet, however many they are."""
+def opened(file: IO[bytes]) -> Image.Image:
+    """Pillow's image of a file, whose pixels are not decoded yet, however many they are."""
     with _limit:  # Pillow's limit is the process's
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(content))
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import os
 import re
 import stat
 import struct
@@ -40,6 +42,7 @@ READER_ERRORS = (
     MemoryError,
     AssertionError,
 )
+TIFF_MARKS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 NETPBM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
 BYTES_A_PIXEL = 16  # more than any format here needs: a file that is longer than its pixels allow is no photo
 
@@ -92,14 +95,16 @@ def open_photo(
                 return _of_image(source, b"", name)
         if isinstance(source, bytes):
             with _explained(name or "the bytes given"):
-                return _of_bytes(source, Path(name).name, max_pixels)
+                return _of_file(io.BytesIO(source), Path(name).name, max_pixels)
         path = Path(source)
         with _explained(str(path)):
-            return _of_bytes(_content(path, max_pixels), path.name, max_pixels)
+            _check_file(path.stat(), max_pixels)
+            # Not by name: Pillow maps a named raw TIFF into memory, and mistakes the sides of one that lies down.
+            with path.open("rb") as file:
+                return _of_file(file, path.name, max_pixels)
 
 
-def _content(path: Path, max_pixels: int) -> bytes:
-    state = path.stat()
+def _check_file(state: os.stat_result, max_pixels: int) -> None:
     if stat.S_ISDIR(state.st_mode):
         raise PhotoError("this is a folder, not a photo; name a file in it")
     if not stat.S_ISREG(state.st_mode):
@@ -108,7 +113,6 @@ def _content(path: Path, max_pixels: int) -> bytes:
         raise PhotoError("the file is empty; copy it again from where it came")
     if state.st_size > BYTES_A_PIXEL * max_pixels + 2**26:
         raise PhotoError(f"{state.st_size:,} bytes are no photo; allow larger ones with --max-pixels")
-    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -135,13 +139,16 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise PhotoError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
 
 
-def _of_bytes(content: bytes, name: str, max_pixels: int) -> Photo:
-    sha256 = hashlib.sha256(content).hexdigest()
-    if content[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
+def _of_file(file: io.BytesIO | io.BufferedReader, name: str, max_pixels: int) -> Photo:
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    if file.read(4) in TIFF_MARKS:
         from colorize_cli.photo import tiff  # not sooner: its library takes its time
 
-        pages, metadata = tiff.read(content, max_pixels)
+        pages, metadata = tiff.read(file, max_pixels)
         return Photo(tuple(pages), "TIFF", metadata, name=name, sha256=sha256)
+    file.seek(0)
+    content = file.read()
     with _opened(content, max_pixels) as image:
         return _of_image(image, content, name, sha256)
 
@@ -154,7 +161,7 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             xmp.teach_heic()
         except ImportError as error:
             raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
-    image = opened(content)
+    image = opened(io.BytesIO(content))
     with image:
         _check_size(image, max_pixels)
         yield image

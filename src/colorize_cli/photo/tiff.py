@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import struct
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -26,13 +25,15 @@ STRIP_BYTES = 2**18
 SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgrow 32-bit offsets
 
 
-def read(content: bytes, max_pixels: int) -> tuple[list[luma.Page], Metadata]:
+def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], Metadata]:
     """Every page of a TIFF file, upright, and the metadata of the first.
 
     Raises:
         PhotoError: only previews, more than `max_pixels` in all, or of a kind that is not known here.
     """
-    with tifffile.TiffFile(io.BytesIO(content)) as tiff, _pillow(content) as image:
+    content = exif.FileBytes(file)
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff, _pillow(file) as image:
         chosen = list(_chosen(tiff, max_pixels))
         first = chosen[0][1]
         order: exif.Order = "<" if tiff.byteorder == "<" else ">"
@@ -72,10 +73,10 @@ def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tif
 
 
 @contextlib.contextmanager
-def _pillow(content: bytes) -> Iterator[Image.Image | None]:
+def _pillow(file: IO[bytes]) -> Iterator[Image.Image | None]:
     """The file as Pillow opens it; None where it cannot, as for colour of 16 bits."""
     try:
-        image = opened(content)
+        image = opened(file)
     except UnidentifiedImageError:
         yield None
         return
