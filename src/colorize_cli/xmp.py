@@ -95,9 +95,12 @@ def edited(
 
 
 def _as_utf8(packet: bytes) -> bytes:
-    """The packet in UTF-8: most are, some are UTF-16 with a byte order mark."""
-    if packet.startswith((b"\xff\xfe", b"\xfe\xff")):
-        packet = packet.decode("utf-16").encode()  # a UnicodeDecodeError is a ValueError
+    """The packet in UTF-8: most are, some are UTF-16, with or without a byte order mark."""
+    encodings = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\0<": "utf-16-be", b"<\0": "utf-16-le"}
+    encoding = encodings.get(packet[:2])
+    if encoding is not None:
+        text = packet[: len(packet) // 2 * 2].decode(encoding)  # a UnicodeDecodeError is a ValueError
+        packet = text.replace("\ufffe", "").encode()  # a byte order mark, the wrong way round
     return packet.strip(b"\0")
 
 

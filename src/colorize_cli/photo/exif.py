@@ -21,6 +21,7 @@ LAYOUT_TAGS = frozenset(
     {254, 255, *range(256, 260), 262, 263, 266, 273, *range(277, 282), 284, *range(288, 292), 297, 301}
     | {*range(317, 326), *range(330, 348), 347, *range(512, 522), 529, 530, 531, 532, 559, PROFILE, 37724, 50784}
 )
+OF_ANY_FILE = frozenset({529, 530, 531, 532})  # of YCbCr, which EXIF wants in a JPEG
 ELSEWHERE_TAGS = frozenset({XMP, IPTC, PHOTOSHOP})  # metadata that a picture holds by other means
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 MOST_TAGS = 4096  # of one directory
@@ -171,6 +172,7 @@ def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
     except ValueError:
         return b""
     _drop_previews(data, top)
+    _blank_pictures(data)
     _write(data, top, ORIENTATION, 1)
     if lies_down and {ACROSS, DOWN} <= top.tags.keys():
         across, down = top.tags[ACROSS], top.tags[DOWN]
@@ -182,7 +184,7 @@ def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
         _write(data, child, COLOR_SPACE, 1)
         _write(data, child, PIXELS_ACROSS, width)
         _write(data, child, PIXELS_DOWN, height)
-    if not _take_out(data, top, LAYOUT_TAGS | ELSEWHERE_TAGS):
+    if not _take_out(data, top, LAYOUT_TAGS - OF_ANY_FILE | ELSEWHERE_TAGS):
         return b""
     return bytes(data)
 
@@ -225,6 +227,17 @@ def _drop_previews(data: bytearray, top: Directory) -> None:
             data[start:end] = bytes(end - start)
             if end == len(data):
                 del data[start:]
+
+
+def _blank_pictures(data: bytearray) -> None:
+    """Blank the previews that makers' notes hold, whose tags stay where they are."""
+    start = data.find(b"\xff\xd8\xff")
+    while start >= 0:
+        end = data.find(b"\xff\xd9", start)
+        if end < 0:
+            return
+        data[start : end + 2] = bytes(end + 2 - start)
+        start = data.find(b"\xff\xd8\xff", end + 2)
 
 
 def built(order: Order, block: Buffer, top: Directory, *, gone: frozenset[int] = LAYOUT_TAGS | ELSEWHERE_TAGS) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ STALE = frozenset(
     | {(PHOTOSHOP_NAMESPACE, name) for name in ("ColorMode", "ICCProfile")}
     | {(XMP_NAMESPACE, "Thumbnails")}
 )
+EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
 IPTC_RESOURCE = 0x0404
 # IPTC, copyright flag, address, IPTC's checksum: what stays true of a picture with other pixels.
@@ -43,6 +43,7 @@ class Metadata:
 
     exif: bytes = b""  # a TIFF block, without the "Exif" before it
     xmp: bytes = b""
+    extended_xmp: tuple[bytes, ...] = ()  # segments of a JPEG that go on where its XMP had no more room
     photoshop: bytes = b""  # resources, among them IPTC, without the header before them
     comments: tuple[bytes, ...] = ()
     texts: tuple[bytes, ...] = ()  # whole chunks of a PNG, from their type on, without length and checksum
@@ -100,6 +101,7 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
         parts = [part for name, part in segments if name == "APP13" and part.startswith(PHOTOSHOP_HEADER)]
         found = replace(
             found,
+            extended_xmp=tuple(part for name, part in segments if name == "APP1" and part.startswith(EXTENSION_HEADER)),
             photoshop=b"".join(part.removeprefix(PHOTOSHOP_HEADER) for part in parts),
             comments=tuple(part for name, part in segments if name == "COM"),
         )
@@ -122,7 +124,9 @@ def _of_png(found: Metadata, content: bytes, info: Mapping[str, str]) -> Metadat
                 found = replace(found, xmp=_international_text(chunk))
             elif not chunk.startswith((PNG_XMP_KEYWORD, b"Raw profile type ")):
                 texts.append(kind + chunk)
-    return replace(found, texts=tuple(texts), photoshop=png_iptc(info))
+    if not found.exif:
+        found = replace(found, exif=_raw_profile(info, "exif", "APP1").removeprefix(b"Exif\0\0"))
+    return replace(found, texts=tuple(texts), photoshop=_png_photoshop(info))
 
 
 def _international_text(chunk: bytes) -> bytes:
@@ -221,13 +225,19 @@ def png_chunks(file_bytes: bytes) -> Iterator[tuple[bytes, int, int]]:
         position += 12 + size
 
 
-def png_iptc(texts: Mapping[str, str]) -> bytes:
-    """Photoshop's resources that ImageMagick and others keep in a PNG's text, as hexadecimal digits."""
-    for name in ("Raw profile type 8bim", "Raw profile type iptc"):
+def _raw_profile(texts: Mapping[str, str], *kinds: str) -> bytes:
+    """What ImageMagick and others keep in a PNG's text as hexadecimal digits; empty where there is none."""
+    for kind in kinds:
         with contextlib.suppress(KeyError, ValueError):
-            content = bytes.fromhex("".join(re.split(r"\s+", texts[name].strip())[2:]))
-            return kept_resources(content) if content.startswith(b"8BIM") else _packed([(IPTC_RESOURCE, content)])
+            return bytes.fromhex("".join(texts[f"Raw profile type {kind}"].split()[2:]))
     return b""
+
+
+def _png_photoshop(texts: Mapping[str, str]) -> bytes:
+    content = _raw_profile(texts, "8bim", "iptc")
+    if content and not content.startswith(b"8BIM"):
+        return _packed([(IPTC_RESOURCE, content)])
+    return content
 
 
 def jpeg_segments(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
@@ -237,6 +247,7 @@ def jpeg_segments(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
         contents.append((0xE1, b"Exif\0\0" + metadata.exif))
     if packet:
         contents.append((0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet))
+    contents += [(0xE1, part) for part in metadata.extended_xmp if packet]
     if metadata.photoshop:
         contents.append((0xED, PHOTOSHOP_HEADER + metadata.photoshop))
     contents.append((0xE2, b"ICC_PROFILE\0\1\1" + profile))

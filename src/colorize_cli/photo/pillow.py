@@ -7,6 +7,10 @@ from typing import IO
 
 from PIL import Image
 
+# In which photos come. Pillow reads more: textures of games, old animations, and EPS, which it has another program run.
+_FORMATS = "JPEG PNG TIFF WEBP AVIF HEIF JPEG2000 GIF BMP PPM MPO DIB TGA PCX PSD SGI ICO QOI"
+FORMATS = tuple(_FORMATS.split())
+
 _limit = threading.Lock()
 
 
@@ -15,6 +19,7 @@ def opened(file: IO[bytes]) -> Image.Image:
     with _limit:  # Pillow's limit is the process's
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file)
+            Image.init()
+            return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = before

@@ -126,6 +126,8 @@ def _explained(name: str) -> Iterator[None]:
         raise PhotoError(f"{name}: no such file; check the name") from error
     except PermissionError as error:
         raise PhotoError(f"{name}: no permission to read it; change the file's rights or copy it") from error
+    except Image.DecompressionBombError as error:  # of a picture within the file
+        raise PhotoError(f"{name}: damaged, or many more pixels than a photo has; convert it to PNG") from error
     except UnidentifiedImageError as error:
         raise PhotoError(f"{name}: not a photo in any format known here; convert it to PNG or JPEG") from error
     except READER_ERRORS as error:

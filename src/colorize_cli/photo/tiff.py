@@ -53,12 +53,16 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], Metadata]:
 def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tifffile.TiffPage]]:
     """The pages that are pictures of their own, with their numbers."""
     pixels = 0
+    seen: set[int] = set()
     for number in range(MOST_PAGES):
         try:
             page = tiff.pages[number]
         except IndexError:
             break
         assert isinstance(page, tifffile.TiffPage)
+        if page.offset in seen:  # the last page of a broken file points to an earlier one
+            break
+        seen.add(page.offset)
         if int(page.subfiletype) & (REDUCED | MASK):
             continue
         size = page.imagewidth * page.imagelength
