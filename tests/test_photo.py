@@ -28,6 +28,7 @@ from colorize_cli.photo import (
 )
 from colorize_cli.photo.luma import SRGB
 from tests.conftest import EXAMPLES
+from tests.zoo import gray_profile
 
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
 ORIENTATION = 0x0112
@@ -49,21 +50,6 @@ def saved_again(path: Path, suffix: str | None = None) -> Path:
 def gray(luma: np.ndarray) -> np.ndarray:
     """Luma as RGB."""
     return np.repeat(luma[..., None], 3, axis=2)
-
-
-def gray_profile(gamma: float) -> bytes:
-    """The smallest ICC profile of a gray device: a white point and a tone curve."""
-    tags = {
-        b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061),
-        b"kTRC": b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256)),
-    }
-    table, content = struct.pack(">I", len(tags)), b""
-    for name, data in tags.items():
-        table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(content), len(data))
-        content += data
-    header = struct.pack(">I4xI4s4s4s12x4s", 132 + 24 + len(content), 0x02100000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
-    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + table + content
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -82,9 +82,10 @@ def test_what_is_no_xmp_gives_no_record_and_makes_way_for_one(packet: bytes) -> 
 
 
 def test_a_packet_in_utf_16_is_understood() -> None:
-    packet = RECORD.to_xmp(THEIRS.decode().encode("utf-16"))
-    assert Provenance.from_xmp(packet) == RECORD
-    assert b"Aunt Mary" in packet
+    for encoding in ("utf-16", "utf-16-be", "utf-16-le"):
+        packet = RECORD.to_xmp(THEIRS.decode().encode(encoding))
+        assert Provenance.from_xmp(packet) == RECORD
+        assert b"Aunt Mary" in packet
 
 
 @pytest.mark.parametrize("record", ["[]", "{}", "nonsense", '{"version": 1}'])

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 from colorize_cli.chroma import join
+from colorize_cli.config import OutputOptions
 from colorize_cli.photo import FORMATS, Photo, format_of, open_photo, output_suffix, save_photo
 from colorize_cli.photo.luma import SRGB
 from colorize_cli.provenance import Provenance, read_provenance
@@ -94,8 +95,6 @@ def test_a_deep_photo_with_alpha_goes_into_every_format(tmp_path: Path, name: st
     (specimen,) = (one for one in ZOO if one.name == "rgba-16.png")
     specimen.write(tmp_path / "photo.png")
     photo = open_photo(tmp_path / "photo.png")
-    from colorize_cli.config import OutputOptions
-
     options = OutputOptions(format=name)
     out = tmp_path / f"out{output_suffix(photo, '.png', options)}"
     notes = save_photo(colored(photo), photo, out, options, RECORD)

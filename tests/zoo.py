@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +186,6 @@ def packed_png(few: np.ndarray, bits: int) -> bytes:
     chunks = chunks[:start] + chunks[start + 12 + size :]
     header = bytearray(chunks[12:29])
     header[4 + 9] = 0
-    import zlib
-
     return chunks[:12] + bytes(header) + struct.pack(">I", zlib.crc32(header)) + chunks[33:]
 
 

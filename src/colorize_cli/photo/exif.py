@@ -24,6 +24,8 @@ LAYOUT_TAGS = frozenset(
 OF_ANY_FILE = frozenset({529, 530, 531, 532})  # of YCbCr, which EXIF wants in a JPEG
 ELSEWHERE_TAGS = frozenset({XMP, IPTC, PHOTOSHOP})  # metadata that a picture holds by other means
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+RATIONAL, INCH, CENTIMETRE = 5, 2, 3  # TIFF's numbers of a type and of units
+MOST_DOTS = 65535  # an inch
 MOST_TAGS = 4096  # of one directory
 
 Order = Literal["<", ">"]
@@ -155,6 +157,27 @@ def orientation(block: bytes) -> int:
     return value if value is not None and 1 <= value <= 8 else 1
 
 
+def resolution(block: Buffer, found: Directory) -> tuple[float, float] | None:
+    """Dots an inch, across and down, that a directory says."""
+    scale = {INCH: 1.0, CENTIMETRE: 2.54}.get(number(block, found, UNIT) or INCH)
+    dots = []
+    for tag in (ACROSS, DOWN):
+        entry = found.tags.get(tag)
+        if entry is None or entry.kind != RATIONAL or scale is None:
+            return None
+        above, below = struct.unpack(found.order + "II", entry.value(block)[:8])
+        dots.append(above / (below or 1) * scale)
+    return (dots[0], dots[1]) if all(1 <= value <= MOST_DOTS for value in dots) else None
+
+
+def block_resolution(block: bytes) -> tuple[float, float] | None:
+    """Dots an inch, across and down, that an EXIF block says."""
+    try:
+        return resolution(block, first_directory(block))
+    except ValueError:
+        return None
+
+
 def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
     """A block as it is true of the coloured photo: upright, sRGB, `width` x `height` pixels, without a preview.
 
@@ -185,6 +208,16 @@ def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
         _write(data, child, PIXELS_ACROSS, width)
         _write(data, child, PIXELS_DOWN, height)
     if not _take_out(data, top, LAYOUT_TAGS - OF_ANY_FILE | ELSEWHERE_TAGS):
+        return b""
+    return bytes(data)
+
+
+def without_orientation(block: bytes) -> bytes:
+    """An upright block that does not say so, all else where it was."""
+    data = bytearray(block)
+    try:
+        _take_out(data, first_directory(data), frozenset({ORIENTATION}))
+    except ValueError:
         return b""
     return bytes(data)
 

@@ -11,6 +11,7 @@ from colorize_cli.errors import PhotoError
 from colorize_cli.photo import luma
 
 EXIF_UUID = b"JpgTiffExif->JP2"
+IPTC_UUID = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 
 
 def bits(content: bytes) -> int:
@@ -34,26 +35,26 @@ def read_deep(content: bytes) -> luma.Page:
     return luma.page_of_array(np.ascontiguousarray(pixels), "gray" if count < 3 else "rgb", profile(content), alpha)
 
 
-def encoded(pixels: np.ndarray, block: bytes, packet: bytes) -> bytes:
+def encoded(pixels: np.ndarray, block: bytes, packet: bytes, iptc: bytes) -> bytes:
     """A lossless file of pixels `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16, that says sRGB by its number.
 
     Args:
-        block: EXIF, empty for none; `packet`: XMP, likewise.
+        block: EXIF, empty for none; `packet`, XMP, and `iptc` likewise.
     """
     import imagecodecs
 
     content = bytes(
         imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="jp2", colorspace="SRGB", mct=True)
     )
-    for number, data in ((EXIF_UUID, block), (xmp.JP2_UUID, packet)):
+    for number, data in ((EXIF_UUID, block), (xmp.JP2_UUID, packet), (IPTC_UUID, iptc)):
         if data:
             content += struct.pack(">I4s", 8 + 16 + len(data), b"uuid") + number + data
     return content
 
 
-def exif(content: bytes) -> bytes:
-    """The EXIF block of a file; empty without one."""
-    return next((data[16:] for data in xmp.jp2_boxes(content, b"uuid") if data[:16] == EXIF_UUID), b"")
+def of_uuid(content: bytes, number: bytes) -> bytes:
+    """What the first box of this number holds; empty without one."""
+    return next((data[16:] for data in xmp.jp2_boxes(content, b"uuid") if data[:16] == number), b"")
 
 
 def profile(content: bytes) -> bytes | None:

@@ -90,11 +90,14 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
         with contextlib.suppress(Exception):  # whatever odd tags make of it
             block = image.getexif().tobytes()
     comment = info.get("comment")
+    block = block.removeprefix(b"Exif\0\0") if isinstance(block, bytes) else b""
+    # What Pillow takes from a JPEG's EXIF is one number for both directions.
+    says = image.format not in {"JPEG", "MPO"} or info.get("jfif_unit") in {1, 2}
     found = Metadata(
-        exif=block.removeprefix(b"Exif\0\0") if isinstance(block, bytes) else b"",
+        exif=block,
         xmp=packet if isinstance(packet, bytes) else b"",
         comments=(comment,) if isinstance(comment, bytes) else (),
-        resolution=_resolution(info),
+        resolution=(_resolution(info) if says else None) or exif_block.block_resolution(block),
     )
     segments = getattr(image, "applist", None)
     if segments:  # a JPEG
@@ -108,7 +111,13 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
     if image.format == "PNG" and content:
         return _of_png(found, content, {name: str(text) for name, text in info.items() if isinstance(name, str)})
     if image.format == "JPEG2000" and content:
-        return replace(found, exif=jp2.exif(content), xmp=xmp.jp2_packet(content) or b"")
+        iptc = jp2.of_uuid(content, jp2.IPTC_UUID)
+        return replace(
+            found,
+            exif=jp2.of_uuid(content, jp2.EXIF_UUID),
+            xmp=xmp.jp2_packet(content) or b"",
+            photoshop=_packed([(IPTC_RESOURCE, iptc)]) if iptc else b"",
+        )
     return found
 
 
@@ -146,13 +155,7 @@ def of_tiff(order: exif_block.Order, file: exif_block.Buffer, top: exif_block.Di
     values = {tag: top.tags[tag].value(file) for tag in exif_block.ELSEWHERE_TAGS & top.tags.keys()}
     gone = exif_block.LAYOUT_TAGS | exif_block.ELSEWHERE_TAGS | {exif_block.ORIENTATION}
     resolution_tags = {exif_block.ACROSS, exif_block.DOWN, exif_block.UNIT}
-    resolution = [_rational(order, file, top, tag) for tag in (exif_block.ACROSS, exif_block.DOWN)]
-    unit = exif_block.number(file, top, exif_block.UNIT) or 2
-    scale = 2.54 if unit == 3 else 1.0
-    dots = None
-    if unit in {2, 3} and all(resolution):
-        across, down = (value * scale for value in resolution)
-        dots = (down, across) if turn > 4 else (across, down)
+    dots = exif_block.resolution(file, top)
     photoshop = kept_resources(values.get(exif_block.PHOTOSHOP, b""))
     if exif_block.IPTC in values:
         others = [(number, content) for number, content in resources(photoshop) if number != IPTC_RESOURCE]
@@ -161,22 +164,13 @@ def of_tiff(order: exif_block.Order, file: exif_block.Buffer, top: exif_block.Di
         exif=exif_block.built(order, file, top, gone=gone | resolution_tags),
         xmp=upright_packet(values.get(exif_block.XMP, b"")),
         photoshop=photoshop,
-        resolution=dots,
-        per_centimetre=unit == 3,
+        resolution=dots[::-1] if dots and turn > 4 else dots,
+        per_centimetre=exif_block.number(file, top, exif_block.UNIT) == exif_block.CENTIMETRE,
     )
-
-
-def _rational(order: exif_block.Order, file: exif_block.Buffer, top: exif_block.Directory, tag: int) -> float:
-    entry = top.tags.get(tag)
-    if entry is None or entry.kind != 5:
-        return 0.0
-    above, below = struct.unpack(order + "II", entry.value(file)[:8])
-    return above / below if below else 0.0
 
 
 def upright_packet(packet: bytes) -> bytes:
     """An XMP packet without what is no longer true; empty where there is none."""
-    packet = packet.strip(b"\0")
     return xmp.edited(packet, drop=STALE, add={}, prefixes={}) if xmp.is_packet(packet) else b""
 
 
@@ -229,7 +223,8 @@ def _raw_profile(texts: Mapping[str, str], *kinds: str) -> bytes:
     """What ImageMagick and others keep in a PNG's text as hexadecimal digits; empty where there is none."""
     for kind in kinds:
         with contextlib.suppress(KeyError, ValueError):
-            return bytes.fromhex("".join(texts[f"Raw profile type {kind}"].split()[2:]))
+            _name, _size, *lines = texts[f"Raw profile type {kind}"].strip().splitlines()
+            return bytes.fromhex("".join(lines))
     return b""
 
 
@@ -269,10 +264,10 @@ def png_metadata(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
         chunks.append(b"eXIf" + metadata.exif)
     if packet:
         chunks.append(b"iTXt" + PNG_XMP_KEYWORD + bytes(5) + packet)
-    if metadata.iptc:
-        digits = metadata.iptc.hex()
+    if metadata.photoshop:
+        digits = metadata.photoshop.hex()
         lines = "\n".join(digits[start : start + 72] for start in range(0, len(digits), 72))
-        text = f"\niptc\n{len(metadata.iptc):8}\n{lines}\n".encode()
+        text = f"\niptc\n{len(metadata.photoshop):8}\n{lines}\n".encode()
         chunks.append(b"zTXtRaw profile type iptc\0\0" + zlib.compress(text))
     chunks += metadata.texts
     chunks += [b"tEXtComment\0" + comment.replace(b"\0", b" ") for comment in metadata.comments]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ from colorize_cli import xmp
 from colorize_cli.atomic import replacing
 from colorize_cli.config import OutputOptions
 from colorize_cli.errors import PhotoError
-from colorize_cli.photo import jp2, luma
+from colorize_cli.photo import exif, jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.reading import READER_ERRORS, Photo
@@ -201,6 +201,8 @@ def _webp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
 
 def _avif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
     options: dict[str, Any] = {"quality": quality or AVIF_QUALITY, "subsampling": "4:4:4", "speed": 6}
+    # Pillow writes EXIF that names an orientation anew, and loses what it cannot spell.
+    metadata = replace(metadata, exif=exif.without_orientation(metadata.exif))
     return _pillow(page, "AVIF", options | _usual(metadata, packet))
 
 
@@ -217,7 +219,7 @@ def _heif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
 
 
 def _jp2(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
-    return jp2.encoded(page, metadata.exif, packet)
+    return jp2.encoded(page, metadata.exif, packet, metadata.iptc)
 
 
 def _bmp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:

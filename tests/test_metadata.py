@@ -1,0 +1,177 @@
+"""What a photo's file says beside its pixels stays, but for what is no longer true."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, PngImagePlugin
+
+from colorize_cli.config import OutputOptions
+from colorize_cli.photo import Metadata, Page, Photo, open_photo, save_photo
+from colorize_cli.photo import exif as exif_block
+from colorize_cli.photo.metadata import resources
+
+LUMA = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)
+ARTIST = "Zoë Müller".encode()
+NOTES = b"Notes\0\xff\xd8\xff a gray preview \xff\xd9 and more"
+IPTC = b"\x1c\x02\x5a\x00\x06Nipomo"
+RESOURCES = (
+    b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(IPTC)) + IPTC + b"\0"
+    b"8BIM" + struct.pack(">HHI", 0x040C, 0, 4) + b"\xff\xd8\xff\xd9"  # a preview
+)  # fmt: skip
+
+
+def camera_block(order: exif_block.Order, orientation: int = 6) -> bytes:
+    """EXIF with text of UTF-8, GPS, a maker's notes that hold a preview, and a size."""
+    short, long = order + "H", order + "I"
+    values = {
+        exif_block.ORIENTATION: (3, struct.pack(short, orientation)),
+        exif_block.ACROSS: (5, struct.pack(order + "II", 300, 1)),
+        exif_block.DOWN: (5, struct.pack(order + "II", 150, 1)),
+        exif_block.UNIT: (3, struct.pack(short, 2)),
+        0x013B: (2, ARTIST + b"\0"),
+        exif_block.EXIF_POINTER: (4, bytes(4)),
+        exif_block.GPS_POINTER: (4, bytes(4)),
+    }
+    below = {
+        exif_block.EXIF_POINTER: {
+            0x9003: (2, b"1936:03:06 00:00:00\0"),
+            0x927C: (7, NOTES),
+            exif_block.COLOR_SPACE: (3, struct.pack(short, 0xFFFF)),
+            exif_block.PIXELS_ACROSS: (4, struct.pack(long, 60)),
+            exif_block.PIXELS_DOWN: (4, struct.pack(long, 40)),
+        },
+        exif_block.GPS_POINTER: {1: (2, b"N\0"), 2: (5, struct.pack(order + "6I", 35, 1, 2, 1, 28, 1))},
+    }
+    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
+    start = 8 + len(exif_block.laid_out(order, values, 8))
+    behind = b""
+    for pointer, tags in below.items():
+        values[pointer] = (4, struct.pack(long, start + len(behind)))
+        behind += exif_block.laid_out(order, tags, start + len(behind))
+    return head + exif_block.laid_out(order, values, 8) + behind
+
+
+def tags_of(block: bytes) -> dict[int, bytes]:
+    """All tags of a block by number, pointers left out."""
+    top = exif_block.first_directory(block)
+    found = {}
+    for directory in (top, *exif_block.children(block, top).values()):
+        found |= {number: tag.value(block) for number, tag in directory.tags.items()}
+    return {number: value for number, value in found.items() if number not in exif_block.POINTERS}
+
+
+def again(photo: Photo, path: Path, options: OutputOptions | None = None) -> Photo:
+    """A photo's own gray, written and read."""
+    save_photo([np.repeat(page.luma[..., None], 3, axis=2) for page in photo.pages], photo, path, options)
+    return open_photo(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".avif", ".jp2", ".tif"])
+def test_exif_stays_byte_for_byte_but_for_what_is_no_longer_true(
+    tmp_path: Path, order: exif_block.Order, suffix: str
+) -> None:
+    block = camera_block(order)
+    Image.fromarray(LUMA).save(tmp_path / "in.jpg", exif=b"Exif\0\0" + block)
+    photo = open_photo(tmp_path / "in.jpg")
+    assert photo.luma.shape == (60, 40)
+    kept = again(photo, tmp_path / f"out{suffix}")
+    expected = tags_of(block) | {
+        0x927C: NOTES.replace(b"\xff\xd8\xff a gray preview \xff\xd9", bytes(21)),
+        exif_block.COLOR_SPACE: struct.pack(order + "H", 1),
+        exif_block.PIXELS_ACROSS: struct.pack(order + "I", 40),
+        exif_block.PIXELS_DOWN: struct.pack(order + "I", 60),
+        exif_block.ACROSS: struct.pack(order + "II", 150, 1),
+        exif_block.DOWN: struct.pack(order + "II", 300, 1),
+    }
+    elsewhere = {exif_block.ORIENTATION}
+    if suffix == ".tif":  # its resolution is the file's own
+        elsewhere |= {exif_block.ACROSS, exif_block.DOWN, exif_block.UNIT}
+    found = tags_of(kept.metadata.exif)
+    for tag in expected.keys() - elsewhere:
+        assert found[tag] == expected[tag], tag
+    assert kept.metadata.orientation == 1
+    if suffix in {".jpg", ".tif", ".png"}:
+        assert kept.metadata.resolution == pytest.approx((150, 300), abs=0.1)
+    if suffix == ".jpg":  # nothing moved
+        assert len(kept.metadata.exif) == len(block)
+
+
+@pytest.mark.parametrize("kind", ["<", ">"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_tiffs_own_tags_and_directories_stay(tmp_path: Path, kind: exif_block.Order, depth: type) -> None:
+    block = camera_block(kind, orientation=1)
+    top = exif_block.first_directory(block)
+    photo = Photo((Page(LUMA.astype(depth)),), metadata=Metadata(exif=block, resolution=(300, 150)))
+    first = again(photo, tmp_path / "first.tif")
+    second = again(first, tmp_path / "second.tif")
+    for kept in (first, second):
+        assert tags_of(kept.metadata.exif)[0x013B] == ARTIST + b"\0"
+        assert tags_of(kept.metadata.exif)[2] == exif_block.children(block, top)[exif_block.GPS_POINTER].tags[2].value(
+            block
+        )
+        assert kept.metadata.resolution == (300, 150)
+    jpeg = again(second, tmp_path / "third.jpg")
+    assert tags_of(jpeg.metadata.exif)[0x9003] == b"1936:03:06 00:00:00\0"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".jp2"])
+def test_iptc_stays_and_photoshops_preview_goes(tmp_path: Path, suffix: str) -> None:
+    extra = b"\xff\xed" + struct.pack(">H", 16 + len(RESOURCES)) + b"Photoshop 3.0\0" + RESOURCES
+    Image.fromarray(LUMA).save(tmp_path / "in.jpg", extra=extra)
+    first = again(open_photo(tmp_path / "in.jpg"), tmp_path / f"first{suffix}")
+    kept = again(first, tmp_path / f"second{suffix}")
+    assert kept.metadata.iptc == IPTC
+    assert [number for number, _ in resources(kept.metadata.photoshop)] == [0x0404]
+
+
+def test_xmp_that_goes_on_in_further_segments_stays_whole(tmp_path: Path) -> None:
+    packet = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description rdf:about="" xmlns:n="http://ns.adobe.com/xmp/note/" n:HasExtendedXMP="0123"/>'
+        b"</rdf:RDF></x:xmpmeta>"
+    )
+    more = b"http://ns.adobe.com/xmp/extension/\0" + b"0" * 32 + struct.pack(">II", 4, 0) + b"<x/>"
+    extra = b"\xff\xe1" + struct.pack(">H", len(more) + 2) + more
+    Image.fromarray(LUMA).save(tmp_path / "in.jpg", xmp=packet, extra=extra)
+    kept = again(open_photo(tmp_path / "in.jpg"), tmp_path / "out.jpg")
+    assert kept.metadata.extended_xmp == (more,)
+    assert b"HasExtendedXMP" in kept.metadata.xmp
+
+
+def test_texts_of_a_png_and_all_comments_of_a_jpeg_stay(tmp_path: Path) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Title", "Aunt Mary")
+    texts.add_itxt("Description", "Zoë", zip=True)
+    Image.fromarray(LUMA).save(tmp_path / "in.png", pnginfo=texts)
+    photo = open_photo(tmp_path / "in.png")
+    again(photo, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        image.load()
+        assert (image.info["Title"], image.info["Description"]) == ("Aunt Mary", "Zoë")
+    comments = b"".join(b"\xff\xfe" + struct.pack(">H", 3) + letter for letter in (b"a", b"b"))
+    Image.fromarray(LUMA).save(tmp_path / "in.jpg", extra=comments)
+    assert again(open_photo(tmp_path / "in.jpg"), tmp_path / "out.jpg").metadata.comments == (b"a", b"b")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_stripped_pictures_hold_no_metadata_but_their_resolution(tmp_path: Path, suffix: str) -> None:
+    metadata = Metadata(exif=camera_block("<", 1), photoshop=RESOURCES, comments=(b"Mary",), resolution=(300.0, 300.0))
+    photo = Photo((Page(LUMA),), metadata=metadata)
+    kept = again(photo, tmp_path / f"out{suffix}", OutputOptions(strip_metadata=True)).metadata
+    assert (kept.exif, kept.xmp, kept.photoshop, kept.comments) == (b"", b"", b"", ())
+    if suffix != ".webp":
+        assert kept.resolution == pytest.approx((300, 300), abs=0.1)
+
+
+def test_a_resolution_in_centimetres_stays_so(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", LUMA, resolution=(100, 50), resolutionunit="CENTIMETER")
+    again(open_photo(tmp_path / "in.tif"), tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        tags = file.pages.first.tags
+        assert (tags[282].value, tags[283].value, tags[296].value) == ((100, 1), (50, 1), 3)
