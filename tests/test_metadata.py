@@ -10,10 +10,12 @@ import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
 
+from colorize_cli import xmp
 from colorize_cli.config import OutputOptions
 from colorize_cli.photo import Metadata, Page, Photo, open_photo, save_photo
 from colorize_cli.photo import exif as exif_block
 from colorize_cli.photo.metadata import resources
+from colorize_cli.provenance import Provenance, read_provenance
 
 LUMA = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)
 ARTIST = "Zoë Müller".encode()
@@ -142,6 +144,20 @@ def test_xmp_that_goes_on_in_further_segments_stays_whole(tmp_path: Path) -> Non
     kept = again(open_photo(tmp_path / "in.jpg"), tmp_path / "out.jpg")
     assert kept.metadata.extended_xmp == (more,)
     assert b"HasExtendedXMP" in kept.metadata.xmp
+
+
+def test_metadata_too_long_for_a_jpeg_is_left_out_and_said_so(tmp_path: Path) -> None:
+    packet = xmp.edited(None, add={("urn:x:", "long"): "-" * 70_000}, prefixes={"urn:x:": "x"})
+    block = exif_block.laid_out("<", {0x010E: (2, b"-" * 70_000)}, 8)
+    metadata = Metadata(exif=b"II*\0\x08\0\0\0" + block, xmp=packet)
+    photo = Photo((Page(LUMA),), metadata=metadata)
+    record = Provenance("0", "tiny", "", 1, {}, {}, "cpu", 1, "2", "photo", "")
+    pixels = [np.repeat(LUMA[..., None], 3, axis=2)]
+    notes = save_photo(pixels, photo, tmp_path / "out.jpg", provenance=record)
+    assert [note.split(": ")[1] for note in notes] == ["longer XMP is left out", "longer EXIF is left out"]
+    assert read_provenance(tmp_path / "out.jpg") == record
+    assert save_photo(pixels, photo, tmp_path / "out.png", provenance=record) == []
+    assert xmp.property_text(open_photo(tmp_path / "out.png").metadata.xmp, ("urn:x:", "long")) == "-" * 70_000
 
 
 def test_texts_of_a_png_and_all_comments_of_a_jpeg_stay(tmp_path: Path) -> None:

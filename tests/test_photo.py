@@ -6,6 +6,7 @@ import builtins
 import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,15 @@ def test_a_bad_file_is_refused_with_one_line_that_names_it(tmp_path: Path, name:
     with pytest.raises(PhotoError, match=name) as raised:
         open_photo(tmp_path / name)
     assert "\n" not in str(raised.value)
+
+
+def test_heic_without_its_package_says_which_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(PhotoError, match=r"photo\.heic: HEIC needs .*coltran\[heic\]"):
+        open_photo(tmp_path / "photo.heic")
+    with pytest.raises(PhotoError, match=r"coltran\[heic\]"):
+        save_photo([BLACK], GRAY, tmp_path / "out.heic")
 
 
 def test_a_truncated_pillow_image_is_refused_too() -> None:

@@ -75,6 +75,8 @@ class Provenance:
     @classmethod
     def from_xmp(cls, packet: bytes) -> Provenance | None:
         """The record in a packet, if there is one."""
+        if NAMESPACE.encode() not in packet:  # most are not ours
+            return None
         text = xmp.property_text(packet, RECORD)
         try:
             return None if text is None else cls.from_json(text)

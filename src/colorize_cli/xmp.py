@@ -7,17 +7,22 @@ import logging
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 JP2_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # of the box that holds XMP in JPEG 2000
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+JPEG_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # of the segment that holds XMP
+PNG_MARK = b"\x89PNG\r\n\x1a\n"
+PNG_KEYWORD = b"XML:com.adobe.xmp"  # of the text that is XMP
 TIFF_TAG = 700
-MOST_BYTES = 2**26  # of a packet that is read; longer ones are no packets
+MOST_BYTES = 2**24  # of a packet that is read; longer ones are no packets
 
 # It logs what is odd about a file, which Python prints where nobody else listens.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -173,24 +178,67 @@ def _name(qualified: str) -> Name:
 
 
 def read_packet(path: Path) -> bytes | None:
-    """The XMP packet of a picture file, found by its headers alone; None where there is none or nothing can be read."""
-    from PIL import Image
+    """The XMP packet of a picture file, found by its headers alone; None where there is none or nothing can be read.
 
+    In a PNG it is looked for before the pixels. JPEG and PNG, of which there are most, take some 50 microseconds.
+    """
     with warnings.catch_warnings(), contextlib.suppress(Exception):  # whatever a broken file makes a reader raise
         warnings.simplefilter("ignore")
         with path.open("rb") as file:
             magic = file.read(12)
-            file.seek(0)
+            if magic[:2] == b"\xff\xd8":
+                return _jpeg_packet(file)
+            if magic[:8] == PNG_MARK:
+                return _png_packet(file)
             if magic[4:8] == b"jP  ":
-                return jp2_packet(file.read(MOST_BYTES))
+                return jp2_packet(magic + file.read(MOST_BYTES))
             if magic[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
                 return _tiff_packet(path)
+            file.seek(0)
             if is_heic(magic):
                 teach_heic()
+            from PIL import Image
+
             with Image.open(file) as image:
                 packet = image.info.get("xmp")
                 return packet if isinstance(packet, bytes) else None
     return None
+
+
+def _jpeg_packet(file: BinaryIO) -> bytes | None:
+    file.seek(2)
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF and head[1] != 0xDA:  # until the pixels
+        size = int.from_bytes(head[2:]) - 2
+        if head[1] == 0xE1 and (content := file.read(size)).startswith(JPEG_HEADER):
+            return content.removeprefix(JPEG_HEADER)
+        if head[1] != 0xE1:
+            file.seek(size, 1)
+    return None
+
+
+def _png_packet(file: BinaryIO) -> bytes | None:
+    file.seek(len(PNG_MARK))
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        size = int.from_bytes(head[:4])
+        if head[4:] == b"iTXt" and size < MOST_BYTES:
+            content = file.read(size + 4)[:-4]
+            if content.startswith(PNG_KEYWORD + b"\0"):
+                return international_text(content)
+        else:
+            file.seek(size + 4, 1)
+    return None
+
+
+def international_text(chunk: bytes) -> bytes:
+    """The text of the content of a PNG's iTXt chunk; empty where it is broken."""
+    _, _, rest = chunk.partition(b"\0")
+    text = rest[2:].split(b"\0", 2)[-1]
+    if rest[:1] != b"\1":
+        return text
+    try:
+        return zlib.decompressobj().decompress(text, MOST_BYTES)
+    except zlib.error:
+        return b""
 
 
 def is_heic(head: bytes) -> bool:

@@ -28,12 +28,13 @@ STALE = frozenset(
     | {(PHOTOSHOP_NAMESPACE, name) for name in ("ColorMode", "ICCProfile")}
     | {(XMP_NAMESPACE, "Thumbnails")}
 )
+EXIF_HEADER = b"Exif\0\0"
 EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
 IPTC_RESOURCE = 0x0404
 # IPTC, copyright flag, address, IPTC's checksum: what stays true of a picture with other pixels.
 KEPT_RESOURCES = frozenset({IPTC_RESOURCE, 0x040A, 0x040B, 0x0425})
-PNG_XMP_KEYWORD = b"XML:com.adobe.xmp"
+LONGEST_SEGMENT = 65_533  # bytes of a JPEG's
 MOST_TEXT = 2**24  # bytes of one text of a PNG
 
 
@@ -129,25 +130,13 @@ def _of_png(found: Metadata, content: bytes, info: Mapping[str, str]) -> Metadat
         if kind == b"eXIf":
             found = replace(found, exif=chunk)
         elif kind in {b"tEXt", b"zTXt", b"iTXt"} and size < MOST_TEXT:
-            if kind == b"iTXt" and chunk.startswith(PNG_XMP_KEYWORD + b"\0"):
-                found = replace(found, xmp=_international_text(chunk))
-            elif not chunk.startswith((PNG_XMP_KEYWORD, b"Raw profile type ")):
+            if kind == b"iTXt" and chunk.startswith(xmp.PNG_KEYWORD + b"\0"):
+                found = replace(found, xmp=xmp.international_text(chunk))
+            elif not chunk.startswith((xmp.PNG_KEYWORD, b"Raw profile type ")):
                 texts.append(kind + chunk)
     if not found.exif:
         found = replace(found, exif=_raw_profile(info, "exif", "APP1").removeprefix(b"Exif\0\0"))
     return replace(found, texts=tuple(texts), photoshop=_png_photoshop(info))
-
-
-def _international_text(chunk: bytes) -> bytes:
-    """The text of an iTXt chunk; empty where it is broken."""
-    _, _, rest = chunk.partition(b"\0")
-    text = rest[2:].split(b"\0", 2)[-1]
-    if rest[:1] != b"\1":
-        return text
-    try:
-        return zlib.decompressobj().decompress(text, MOST_TEXT)
-    except zlib.error:
-        return b""
 
 
 def of_tiff(order: exif_block.Order, file: exif_block.Buffer, top: exif_block.Directory, turn: int) -> Metadata:
@@ -239,9 +228,9 @@ def jpeg_segments(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
     """EXIF, XMP, IPTC, profile and comments as segments of a JPEG; what is too long for one is left out."""
     contents = []
     if metadata.exif:
-        contents.append((0xE1, b"Exif\0\0" + metadata.exif))
+        contents.append((0xE1, EXIF_HEADER + metadata.exif))
     if packet:
-        contents.append((0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet))
+        contents.append((0xE1, xmp.JPEG_HEADER + packet))
     contents += [(0xE1, part) for part in metadata.extended_xmp if packet]
     if metadata.photoshop:
         contents.append((0xED, PHOTOSHOP_HEADER + metadata.photoshop))
@@ -250,7 +239,7 @@ def jpeg_segments(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
     return b"".join(
         struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
         for marker, content in contents
-        if len(content) <= 65533
+        if len(content) <= LONGEST_SEGMENT
     )
 
 
@@ -263,7 +252,7 @@ def png_metadata(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
     if metadata.exif:
         chunks.append(b"eXIf" + metadata.exif)
     if packet:
-        chunks.append(b"iTXt" + PNG_XMP_KEYWORD + bytes(5) + packet)
+        chunks.append(b"iTXt" + xmp.PNG_KEYWORD + bytes(5) + packet)
     if metadata.photoshop:
         digits = metadata.photoshop.hex()
         lines = "\n".join(digits[start : start + 72] for start in range(0, len(digits), 72))

@@ -141,8 +141,15 @@ def write_photo(
     if longest > known.longest:
         raise PhotoError(f"{photo.name}: {kind} holds {known.longest:,} pixels a side at most; use --format png")
     metadata = Metadata(resolution=photo.metadata.resolution) if options.strip_metadata else photo.metadata
-    packet = _packet(metadata, provenance if options.provenance else None)
+    provenance = provenance if options.provenance else None
+    packet = _packet(metadata, provenance)
     notes = []
+    if kind == "JPEG":
+        if len(packet) > meta.LONGEST_SEGMENT - len(xmp.JPEG_HEADER):
+            notes.append("a JPEG holds 65,504 bytes of XMP: longer XMP is left out")
+            packet = b"" if provenance is None else provenance.to_xmp()
+        if len(metadata.exif) > meta.LONGEST_SEGMENT - len(meta.EXIF_HEADER):
+            notes.append("a JPEG holds 65,527 bytes of EXIF: longer EXIF is left out")
     if packet and not known.xmp:
         notes.append(f"{kind} holds no XMP: nothing in the file says that a model made its colours")
     if not known.deep:
