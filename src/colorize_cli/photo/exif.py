@@ -73,6 +73,7 @@ class Directory:
     order: Order
     start: int
     entry_size: int  # 12, in large TIFF files 20
+    count: int = 0  # of its entries, those that are left out of `tags` too
     tags: dict[int, Tag] = field(default_factory=dict)
     next: int = 0  # where the next directory lies; 0 for none
 
@@ -80,7 +81,7 @@ class Directory:
     def end(self) -> int:
         """The byte behind its pointer to the next."""
         header, pointer = (8, 8) if self.entry_size == 20 else (2, 4)
-        return self.start + header + self.entry_size * len(self.tags) + pointer
+        return self.start + header + self.entry_size * self.count + pointer
 
 
 def first_directory(block: Buffer) -> Directory:
@@ -106,7 +107,7 @@ def directory(block: Buffer, order: Order, start: int, *, large: bool = False) -
     entry_size = struct.calcsize(order + entry_format) + inline
     if start < 8 or count > MOST_TAGS or position + count * entry_size > len(block):
         raise ValueError("no directory")
-    found = Directory(order, start, entry_size)
+    found = Directory(order, start, entry_size, count)
     for entry in range(position, position + count * entry_size, entry_size):
         number, kind, values = struct.unpack(order + entry_format, block[entry : entry + entry_size - inline])
         size = SIZES.get(kind, 0) * values
