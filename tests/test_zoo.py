@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 
 from colorize_cli.chroma import join
+from colorize_cli.cli import cli
 from colorize_cli.config import OutputOptions
 from colorize_cli.photo import FORMATS, Photo, format_of, open_photo, output_suffix, save_photo
 from colorize_cli.photo.luma import SRGB
@@ -103,3 +105,19 @@ def test_a_deep_photo_with_alpha_goes_into_every_format(tmp_path: Path, name: st
     assert again.luma.dtype == (np.uint16 if kind.deep else np.uint8)
     assert (again.alpha is not None) == kind.alpha
     assert any("transparency" in note for note in notes) == (not kind.alpha)
+
+
+def test_the_command_colours_every_page_at_full_depth(tmp_path: Path, tiny_model: Path) -> None:
+    (specimen,) = (one for one in ZOO if one.name == "pages-16.tif")
+    specimen.write(tmp_path / "pages.tif")
+    words = [str(tmp_path / "pages.tif"), "-n", "1", "--model", str(tiny_model)]
+    assert CliRunner().invoke(cli, words, standalone_mode=False).return_value == 0
+    with tifffile.TiffFile(tmp_path / "pages_color1.tif") as file:
+        pages = [page.asarray() for page in file.pages]
+    for before, after in zip(open_photo(tmp_path / "pages.tif").pages, pages, strict=True):
+        assert after.dtype == np.uint16
+        assert np.abs(gray_of(after) - before.luma).max() <= 1
+        assert np.ptp(after.astype(int), axis=2).max() > 257  # it is in colour
+    refused = CliRunner().invoke(cli, [*words, "--format", "png"], standalone_mode=False)
+    assert refused.return_value == 1
+    assert "2 pages do not fit" in refused.stderr
