@@ -1,18 +1,84 @@
-"""The benchmark times every stage."""
+"""The benchmark times every stage and sets it beside the machine's limit."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import pytest
+import torch
 from click.testing import CliRunner
 
+from colorize_cli import Colorizer, machine
+from colorize_cli.benchmark import STAGE_NAMES, least_work
 from colorize_cli.cli import cli
+from colorize_cli.cli.bench import STAGES
 
 
-def test_every_stage_and_the_whole_have_a_time(tiny_model: Path) -> None:
-    words = ["bench", "--model", str(tiny_model), "-n", "1", "--repeats", "1", "--json"]
-    record = json.loads(CliRunner().invoke(cli, words, standalone_mode=False).output)
-    assert set(record["seconds"]) == {"encode", "coarse", "upsamplers", "join", "whole"}
-    assert all(seconds > 0 for seconds in record["seconds"].values())
-    assert record["samples"] == 1
+def bench(*words: str) -> str:
+    result = CliRunner().invoke(cli, ["bench", *words], standalone_mode=False)
+    assert result.exception is None, result.output
+    return result.output
+
+
+def test_every_stage_has_a_time_and_those_of_the_model_a_share_of_the_limit(tiny_model: Path) -> None:
+    record = json.loads(
+        bench(
+            "--model", str(tiny_model), "-n", "1", "-n", "2", "--photo", "90x60", "--repeats", "1", "--naive", "--json"
+        )
+    )
+    lines = record["stages"]
+    assert [(line["stage"], line["samples"]) for line in lines] == [
+        (stage, count) for stage in STAGE_NAMES for count in ((1,) if stage in STAGE_NAMES[:3] else (1, 2))
+    ]
+    assert all(line["seconds"] > 0 and line["peak_memory"] > 0 and line["photo"] == "90x60" for line in lines)
+    for line in lines:
+        if line["stage"] in ("encode", "coarse", "color upsampler", "spatial upsampler"):
+            assert line["share"] == pytest.approx(line["least_seconds"] / line["seconds"])
+            assert 0 < line["share"] < 1
+    assert all(1 < line["passes_per_row"] <= 65 for line in lines if line["stage"] == "coarse")
+    assert set(record["peak_flops"]) == {"float32", "bfloat16"}
+    assert record["naive"]["extrapolated"] is True
+    assert record["naive"]["seconds"] == pytest.approx(64 * record["naive"]["seconds_per_row"])
+
+
+def test_the_command_knows_the_stages_that_the_benchmark_has() -> None:
+    assert tuple(STAGES) == STAGE_NAMES
+
+
+def test_the_table_names_the_machine_and_the_stages_asked_for(tiny_model: Path) -> None:
+    output = bench("--model", str(tiny_model), "-n", "1", "--stage", "join", "--photo", "90x60", "--photo", "30x20")
+    head, columns, *rows = output.splitlines()
+    assert "GFLOP/s in float32" in head
+    assert columns.split()[:2] == ["stage", "photo"]
+    assert [row.split()[:3] for row in rows] == [["join", "90x60", "1"], ["join", "30x20", "1"]]
+
+
+@pytest.mark.parametrize("size", ["big", "1000", "0x10", "10x-3"])
+def test_a_photo_size_that_is_none_is_refused_by_its_name(size: str) -> None:
+    result = CliRunner().invoke(cli, ["bench", "--photo", size])
+    assert result.exit_code == 2
+    assert size in result.output
+
+
+def test_work_is_counted_from_the_architecture(tiny_model: Path) -> None:
+    works = least_work(Colorizer.from_pretrained(str(tiny_model), dtype="float32"))
+    hidden, pixels = 8, 3 * 256**2  # the spatial upsampler's; one layer: rows, then columns
+    products = 2 * (4 * hidden**2 + 2 * hidden**2) + 2 * 2 * 256 * hidden + 256 * hidden
+    tables = 2 * (3 * 256 + 256) * hidden * hidden  # its embeddings, merged
+    expected = 2 * pixels * products + tables
+    assert works["spatial upsampler"].flops == pytest.approx(expected, rel=1e-3)
+    core = 2 * 64 * (6 * 16**2 + 2 * 64 * 16 + 16 * 512)  # one pass over a row
+    assert works["coarse"].pass_flops == pytest.approx(core, rel=1e-3)
+
+
+def test_the_least_time_is_set_by_what_takes_longer() -> None:
+    limits = machine.Limits({"float32": 100.0, "bfloat16": 200.0}, bandwidth=10.0)
+    assert limits.least_seconds({"float32": 100.0, "bfloat16": 100.0}, 1.0) == 1.5
+    assert limits.least_seconds({"float32": 100.0}, 50.0) == 5.0
+
+
+def test_a_stage_that_takes_long_is_run_less_often() -> None:
+    ticks: list[int] = []
+    timed = machine.measure(lambda: ticks.append(1), 3, torch.device("cpu"), most_seconds=0.0)
+    assert (timed.runs, len(ticks)) == (1, 2)

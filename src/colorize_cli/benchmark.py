@@ -1,81 +1,274 @@
-"""What each stage of one photo costs here: wall time, median of several runs after one that does not count."""
+"""What each stage costs here, and which share of the machine's own limit it reaches.
+
+A stage's least time comes from its floating-point operations, counted by running the very same modules without numbers
+(on torch's "meta" device), and from the bytes that must move at least: every weight, and what goes in and out, once.
+"""
 
 from __future__ import annotations
 
-import statistics
+import copy
+import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
-from colorize_cli import chroma
-from colorize_cli.colorizer import Colorizer, see
-from colorize_cli.config import SamplingOptions
-from colorize_cli.sampling import SampleRequest, draw_samples, noise_stream, project_context
+from colorize_cli import chroma, machine
+from colorize_cli.checkpoints import build_stage, save_model
+from colorize_cli.colorizer import Colorizer, GrayPhoto, see
+from colorize_cli.config import BACKBONE_SIZE, STAGES
+from colorize_cli.models.coarse import ColTranCore
+from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile, project_context
+from colorize_cli.models.upsamplers import ChannelUpsampler
+from colorize_cli.photo import open_photo, save_photo
+from colorize_cli.sampling import SampleRequest, draw_naively, draw_samples, noise_stream
 
-PHOTO_SIZE = (750, 1000)  # height and width of the photo that is joined
+Result = TypeVar("Result")
+
+PUBLISHED = "published"  # the model of the paper, with random weights
+STAGE_NAMES = (
+    "load",
+    "decode file",
+    "encode",
+    "coarse",
+    "color upsampler",
+    "spatial upsampler",
+    "join",
+    "encode file",
+)
+PER_SAMPLE = frozenset(STAGE_NAMES[3:])
+MOST_SECONDS = 20.0  # spent on repeating one stage
 
 
 @dataclass(frozen=True)
-class StageTime:
-    """One stage's cost."""
+class Work:
+    """What a stage has to do for one sample (the encoder: for one photo)."""
 
+    flops: float
+    pass_flops: float  # of one pass of the inner decoder over a row
+    weights: float  # bytes of the weights, read once for all samples
+    other: float  # bytes of what goes in and out, for each
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One line of the benchmark."""
+
+    model: str
     stage: str
-    seconds: float  # median
+    samples: int
+    photo: str  # WIDTHxHEIGHT
+    dtype: str | None
+    seconds: float
+    cpu_seconds: float
+    runs: int
+    peak_memory: int  # bytes
+    flops: float | None = None
+    moved: float | None = None  # bytes
+    least_seconds: float | None = None
+    share: float | None = None  # of the machine's limit
+    passes_per_row: float | None = None  # of the inner decoder, in the coarse stage
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; what does not apply is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def bench(colorizer: Colorizer, samples: int = 4, repeats: int = 3) -> list[StageTime]:
-    """Time the stages of one made-up 1000x750 photo with `samples` samples, and the whole of it."""
-    y, x = np.mgrid[0 : PHOTO_SIZE[0], 0 : PHOTO_SIZE[1]]
-    luma = (128 + 100 * np.sin(x / 90) * np.cos(y / 70)).astype(np.uint8)
-    view = see(luma)
-    core = colorizer.model.core
-    gray = torch.from_numpy(np.array(view.gray_64))[None].int().to(colorizer.device)
-    eye = torch.from_numpy(np.array(view.backbone_gray))[None].to(colorizer.device)
-    with torch.inference_mode():
-        projections = project_context(core, gray, eye)
-    (predictions,) = colorizer.predict([view], SamplingOptions(1))
+@dataclass(frozen=True)
+class NaiveCost:
+    """The published way of sampling, with the same modules in float32; a few rows, the rest extrapolated."""
 
-    def encode() -> None:
-        with torch.inference_mode():
-            project_context(core, gray, eye)
+    model: str
+    rows: int  # that were timed
+    seconds_per_row: float
+    seconds: float  # of one coarse image: extrapolated
 
-    def coarse() -> None:
-        requests = [SampleRequest(projections, noise_stream(0, k, view.gray_256)) for k in range(samples)]
-        draw_samples(core, requests)
-
-    def upsamplers() -> None:
-        for _ in range(samples):
-            colorizer.upsample(predictions[0].bins, view)
-
-    def join() -> None:
-        for _ in range(samples):
-            chroma.join(luma, predictions[0].rgb)
-
-    def whole() -> None:
-        (found,) = colorizer.predict([see(luma)], SamplingOptions(samples, temperature=1.0))
-        for prediction in found:
-            chroma.join(luma, prediction.rgb)
-
-    stages: dict[str, Callable[[], None]] = {
-        "encode": encode,
-        "coarse": coarse,
-        "upsamplers": upsamplers,
-        "join": join,
-        "whole": whole,
-    }
-    return [StageTime(name, _median(run, repeats, colorizer.device)) for name, run in stages.items()]
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"extrapolated": True}
 
 
-def _median(run: Callable[[], None], repeats: int, device: torch.device) -> float:
-    run()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+def random_model(folder: Path) -> Path:
+    """A model folder of the published sizes with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules = {stage: build_stage(config()) for stage, config in STAGES.items()}
+    save_model(folder, PUBLISHED, modules)
+    return folder
+
+
+def made_up_photo(path: Path, width: int, height: int) -> Path:
+    """A gray JPEG of waves and grain."""
+    y, x = np.ogrid[0:height, 0:width]
+    waves = 128 + 100 * np.sin(x / (width / 11)).astype(np.float32) * np.cos(y / (height / 10)).astype(np.float32)
+    waves += np.random.default_rng(0).normal(0, 4, (height, width)).astype(np.float32)
+    Image.fromarray(waves.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+    return path
+
+
+class Benchmark:
+    """The stages of one model on one photo."""
+
+    def __init__(
+        self,
+        model: str,
+        device: str,
+        dtype: str,
+        size: tuple[int, int],
+        folder: Path,
+        limits: machine.Limits,
+        repeats: int = 3,
+    ) -> None:
+        """`size` is the photo's width and height; `folder` takes what is written."""
+        self.source, self.device, self.dtype, self.limits, self.repeats = model, device, dtype, limits, repeats
+        self.colorizer = Colorizer.from_pretrained(model, device, dtype)
+        self.size, self.folder = size, folder
+        self.path = made_up_photo(folder / "photo.jpg", *size)
+        self.opened = open_photo(self.path)
+        self.view = see(self.opened.luma)
+        self.works = least_work(self.colorizer)
+        self.passes: list[int] = []
+
+    def run(self, stages: Sequence[str], samples: Sequence[int]) -> Iterator[StageCost]:
+        """Time each stage; those that every sample passes once for each number of `samples`."""
+        runs = self.runs()
+        for stage in stages:
+            for count in samples if stage in PER_SAMPLE else [1]:
+                self.passes = []
+                run = functools.partial(runs[stage], count)
+                timed = machine.measure(run, self.repeats, self.colorizer.device, MOST_SECONDS)
+                yield self.cost(stage, count, timed)
+
+    @torch.inference_mode()
+    def runs(self) -> dict[str, Callable[[int], object]]:
+        """Each stage for a number of samples, its input at hand."""
+        model = self.colorizer.model
+        requests = self.colorizer.requests(self.view, 0, 1)
+        gray_64, gray_256 = (
+            torch.from_numpy(np.array(gray))[None].long().to(self.colorizer.device)
+            for gray in (self.view.gray_64, self.view.gray_256)
+        )
+        levels = torch.full((*gray_64.shape, 3), 3, device=gray_64.device)
+        enlarged = torch.full((*gray_256.shape, 3), 127, device=gray_256.device)
+        waves = np.stack([self.view.gray_256, 255 - self.view.gray_256, self.view.gray_256.T], axis=-1)
+        picture = chroma.join(self.opened.luma, waves)
+
+        def coarse(count: int) -> None:
+            streams = (noise_stream(0, index, self.view.gray_256) for index in range(count))
+            batch = [SampleRequest(requests[0].projections, noise) for noise in streams]
+            self.passes = [sample.passes for sample in draw_samples(self.colorizer.decoder, batch)]
+
+        @torch.inference_mode()
+        def upsample(stage: ChannelUpsampler, levels: torch.Tensor, gray: torch.Tensor, count: int) -> None:
+            for _ in range(count):
+                stage.upsample(levels, gray)
+
+        return {
+            "load": lambda count: Colorizer.from_pretrained(self.source, self.device, self.dtype),
+            "decode file": lambda count: open_photo(self.path),
+            "encode": lambda count: self.colorizer.requests(self.view, 0, 1),
+            "coarse": coarse,
+            "color upsampler": functools.partial(upsample, model.color_upsampler, levels, gray_64),
+            "spatial upsampler": functools.partial(upsample, model.spatial_upsampler, enlarged, gray_256),
+            "join": lambda count: [chroma.join(self.opened.luma, waves) for _ in range(count)],
+            "encode file": lambda count: [
+                save_photo([picture], self.opened, self.folder / f"color{index}.jpg") for index in range(count)
+            ],
+        }
+
+    def cost(self, stage: str, count: int, timed: machine.Measurement) -> StageCost:
+        """A line of the result."""
+        weights = {"encode": "core", "coarse": "core"}.get(stage, stage.replace(" ", "_"))
+        dtype = self.colorizer.dtypes.get(weights)
+        line = StageCost(
+            model=self.colorizer.model.name,
+            stage=stage,
+            samples=count,
+            photo=f"{self.size[0]}x{self.size[1]}",
+            dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            **asdict(timed),
+        )
+        if stage not in self.works or line.dtype is None:
+            return line
+        work = self.works[stage]
+        passes = sum(self.passes) if stage == "coarse" else 0
+        flops = work.flops * count + work.pass_flops * passes
+        moved = work.weights + work.other * count
+        least = self.limits.least_seconds({line.dtype: flops}, moved)
+        per_row = passes / count / self.colorizer.model.core.config.resolution
+        return replace(
+            line,
+            flops=flops,
+            moved=moved,
+            least_seconds=least,
+            share=least / timed.seconds,
+            passes_per_row=per_row or None,
+        )
+
+
+def least_work(colorizer: Colorizer) -> dict[str, Work]:
+    """What each stage of the model has to do for one sample, by running copies of it that hold no numbers."""
+    modules: dict[str, Any] = {}
+    for stage in STAGES:
+        actual = getattr(colorizer.model, stage)
+        with torch.device("meta"):
+            modules[stage] = build_stage(actual.config).eval().to(colorizer.dtypes[stage])
+    size = {stage: colorizer.dtypes[stage].itemsize for stage in STAGES}
+    parameters = {stage: sum(p.numel() for p in modules[stage].parameters()) * size[stage] for stage in STAGES}
+    works = {}
+    with torch.device("meta"), torch.inference_mode():
+        core: ColTranCore = modules["core"]
+        side = core.config.resolution
+        gray = torch.zeros(1, side, side, dtype=torch.int64)
+        eye = torch.zeros(1, BACKBONE_SIZE, BACKBONE_SIZE, dtype=torch.uint8)
+        flops, projections = count_flops(lambda: project_context(core, gray, eye))
+        projected = bytes_of(projections)
+        works["encode"] = Work(flops, 0, parameters["core"], projected)
+        bins = torch.zeros(1, side, dtype=torch.int64)
+        tile = Tile(RowDecoder(core, 1), [projections])
+        row, context = count_flops(lambda: tile.outer_row(1, bins))
+        once, logits_of = count_flops(lambda: tile.inner_row(0, context))
+        each, _ = count_flops(lambda: logits_of(bins))
+        decoders = sum(p.numel() for part in (core.outer, core.inner, core.head) for p in part.parameters())
+        works["coarse"] = Work((side - 1) * row + side * once, each, decoders * size["core"], projected)
+        for stage in ("color_upsampler", "spatial_upsampler"):
+            module = modules[stage]
+            side = module.config.resolution
+            levels = torch.zeros(1, side, side, 3, dtype=torch.int64)
+            flops, out = count_flops(lambda m=module, x=levels: m.upsample(x, x[..., 0]))  # type: ignore[misc]
+            works[stage.replace("_", " ")] = Work(flops, 0, parameters[stage], 2 * out.numel())
+    return works
+
+
+def count_flops(run: Callable[[], Result]) -> tuple[float, Result]:
+    """Of the matrix products and convolutions in `run`, two a multiplication and addition; and what it gave."""
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return float(counter.get_total_flops()), result
+
+
+def bytes_of(projections: ContextProjections) -> float:
+    """Of all tensors of a photo's projections."""
+    layers = [tensor for part in (*projections.outer, *projections.inner) for tensor in part]
+    return float(sum(t.numel() * t.element_size() for t in (projections.outer_input, projections.inner_input, *layers)))
+
+
+def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int) -> NaiveCost:
+    """Time `rows` rows of the published way of sampling, in float32, and extrapolate to a whole image."""
+    core = copy.deepcopy(colorizer.model.core).float()
+    gray, eye = (
+        torch.from_numpy(np.array(array))[None].to(colorizer.device) for array in (view.gray_64, view.backbone_gray)
+    )
+    drawing = draw_naively(core, gray.int(), eye, noise_stream(0, 0, view.gray_256))
+    next(drawing)  # with the encoder, and not timed
+    started = time.perf_counter()
+    for _ in range(rows):
+        next(drawing)
+    seconds = (time.perf_counter() - started) / rows
+    return NaiveCost(colorizer.model.name, rows, seconds, seconds * core.config.resolution)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +15,20 @@ from colorize_cli import __version__, chroma, palette, photo
 from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
 from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
+from colorize_cli.models.packed import multiplies_bfloat16
+from colorize_cli.models.rows import RowDecoder, project_context
 from colorize_cli.provenance import Provenance
-from colorize_cli.sampling import SampleRequest, draw_samples, noise_stream, project_context
+from colorize_cli.sampling import (
+    CoarseSample,
+    SampleRequest,
+    draw_samples,
+    noise_stream,
+    samples_at_once,
+    tile_size,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WIDE = 256  # channels from which a core gains by bfloat16 on a CPU: its products are small
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,26 +107,21 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def resolve_dtypes(dtype: str, device: torch.device) -> dict[str, torch.dtype]:
-    """The dtype of each stage.
+def resolve_dtypes(dtype: str, device: torch.device, hidden: Mapping[str, int]) -> dict[str, torch.dtype]:
+    """The dtype of each stage, of which `hidden` gives the width in channels.
 
-    `auto` is bfloat16 on CUDA. On a CPU it is bfloat16 for the spatial upsampler, whose products are large, where the
-    processor multiplies in it, and float32 for all else: the core draws pixel by pixel, which gains nothing.
+    `auto` is bfloat16 on CUDA. On a CPU that multiplies in bfloat16 it is that for the upsamplers, and for a core of at
+    least `WIDE` channels, and float32 for all else: docs/performance.md has the measurements.
     """
     if dtype not in {"auto", *DTYPES}:
         raise OptionError(f"dtype is {dtype!r}; it must be auto, {' or '.join(DTYPES)}")
     if dtype == "auto":
         dtypes = dict.fromkeys(STAGES, torch.bfloat16 if device.type == "cuda" else torch.float32)
         if device.type == "cpu" and multiplies_bfloat16():
-            dtypes["spatial_upsampler"] = torch.bfloat16
+            gaining = [stage for stage in STAGES if stage != "core" or hidden[stage] >= WIDE]
+            dtypes.update(dict.fromkeys(gaining, torch.bfloat16))
         return dtypes
     return dict.fromkeys(STAGES, DTYPES[dtype])
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has bfloat16 products of its own (AMX or AVX512-BF16); torch before 2.9 cannot tell."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 class Colorizer:
@@ -131,6 +135,7 @@ class Colorizer:
         self.model, self.device, self.dtypes = model, device, dtypes
         for stage, dtype in dtypes.items():
             getattr(model, stage).to(device=device, dtype=dtype)
+        self.decoder = RowDecoder(model.core, tile_size(device))
 
     @classmethod
     def from_pretrained(cls, model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto") -> Colorizer:
@@ -140,7 +145,9 @@ class Colorizer:
         that cannot be had.
         """
         torch_device = resolve_device(device)
-        return cls(load_model(model), torch_device, resolve_dtypes(dtype, torch_device))
+        loaded = load_model(model)
+        hidden = {stage: getattr(loaded, stage).config.hidden for stage in STAGES}
+        return cls(loaded, torch_device, resolve_dtypes(dtype, torch_device, hidden))
 
     def temperature(self, options: SamplingOptions) -> float:
         """The request's temperature, or the model's recommended one."""
@@ -160,22 +167,28 @@ class Colorizer:
         """
         temperature = self.temperature(options)
         count = 1 if temperature == 0 else options.samples
-        requests = []
-        for gray_photo in photos:
-            gray = self._tensor(gray_photo.gray_64).int()
-            projections = project_context(self.model.core, gray, self._tensor(gray_photo.backbone_gray))
-            for index in range(count):
-                noise = noise_stream(options.seed, index, gray_photo.gray_256)
-                requests.append(SampleRequest(projections, noise))
-        drawn = draw_samples(self.model.core, requests, temperature, progress)
+        # What is projected of a photo is large: only as many photos at once as are needed to draw at full speed.
+        group = -(-samples_at_once(self.decoder) // count)
         results: list[list[Prediction]] = []
-        for number, gray_photo in enumerate(photos):
-            predictions = []
-            for index, sample in enumerate(drawn[number * count : (number + 1) * count]):
-                low_res, rgb = self.upsample(sample.bins, gray_photo)
-                predictions.append(Prediction(index + 1, sample.bins, low_res, rgb, sample.bits_per_pixel))
-            results.append(predictions)
+        for start in range(0, len(photos), group):
+            together = photos[start : start + group]
+            requests = [request for one in together for request in self.requests(one, options.seed, count)]
+            drawn = iter(draw_samples(self.decoder, requests, temperature, progress))
+            for gray_photo in together:
+                results.append([self._finish(index, next(drawn), gray_photo) for index in range(count)])
         return results
+
+    @torch.inference_mode()
+    def requests(self, gray_photo: GrayPhoto, seed: int, count: int) -> list[SampleRequest]:
+        """Encode a photo: `count` samples of it to draw."""
+        gray = self._tensor(gray_photo.gray_64).int()
+        projections = project_context(self.model.core, gray, self._tensor(gray_photo.backbone_gray))
+        streams = (noise_stream(seed, index, gray_photo.gray_256) for index in range(count))
+        return [SampleRequest(projections, noise) for noise in streams]
+
+    def _finish(self, index: int, sample: CoarseSample, gray_photo: GrayPhoto) -> Prediction:
+        low_res, rgb = self.upsample(sample.bins, gray_photo)
+        return Prediction(index + 1, sample.bins, low_res, rgb, sample.bits_per_pixel)
 
     def colorize(
         self,

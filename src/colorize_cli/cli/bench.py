@@ -1,46 +1,140 @@
-"""`colorize bench`: what each stage costs on this machine."""
+"""`colorize bench`: what each stage costs on this machine, and how near that is to the machine's limit."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from colorize_cli.cli.photos import model_options
 from colorize_cli.errors import ColorizeError
 
+if TYPE_CHECKING:
+    from colorize_cli.benchmark import StageCost
+    from colorize_cli.machine import Limits
+
+STAGES = ["load", "decode file", "encode", "coarse", "color upsampler", "spatial upsampler", "join", "encode file"]
+ROW = "{:18} {:>9} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>8} {:>6}"
+
+
+class PhotoSize(click.ParamType):  # type: ignore[type-arg]
+    """`1000x750`."""
+
+    name = "WIDTHxHEIGHT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Width and height, each at least 1."""
+        width, _, height = str(value).lower().partition("x")
+        if not (width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
+            self.fail(f"{value!r} is no size; write it as 1000x750", param, ctx)
+        if not (int(width) and int(height)):
+            self.fail(f"{value!r} has no pixels", param, ctx)
+        return int(width), int(height)
+
 
 @click.command("bench", context_settings={"help_option_names": ["-h", "--help"]})
 @model_options
-@click.option("-n", "--samples", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
-              help="Samples of the photo.")  # fmt: skip
+@click.option("-n", "--samples", type=click.IntRange(min=1), multiple=True, default=(1, 4), show_default=True,
+              metavar="N", help="Samples of the photo; may be given several times.")  # fmt: skip
+@click.option("--stage", "stages", type=click.Choice(STAGES), multiple=True, metavar="STAGE",
+              help=f"Only this stage; may be given several times: {', '.join(STAGES)}.")  # fmt: skip
+@click.option("--photo", "sizes", type=PhotoSize(), multiple=True, default=("1000x750",), show_default=True,
+              help="Size of the photo, made up; may be given several times.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
-              help="Runs of each stage; the median is given.")  # fmt: skip
+              help="Runs of each stage after one that does not count, fewer of one that takes long; the median is"
+                   " given.")  # fmt: skip
+@click.option("--naive", is_flag=True,
+              help="Also time the published way of sampling: two rows, the rest extrapolated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.pass_context
-def bench(ctx: click.Context, model: str, device: str, dtype: str, samples: int, repeats: int, as_json: bool) -> int:
-    """Time the stages of one 1000x750 photo, the model loaded and warm."""
+def bench(
+    ctx: click.Context,
+    model: str,
+    device: str,
+    dtype: str,
+    samples: tuple[int, ...],
+    stages: tuple[str, ...],
+    sizes: tuple[tuple[int, int], ...],
+    repeats: int,
+    naive: bool,
+    as_json: bool,
+) -> int:
+    """Time every stage of a model on a made-up photo.
+
+    Beside each time stand the least that this machine could do it in, by its own matrix-product peak and memory
+    bandwidth, measured in the same run, and the share of that limit that is reached. `--model published` is the
+    model of the paper with random weights.
+    """
     import torch
 
-    from colorize_cli.benchmark import bench as measure
-    from colorize_cli.colorizer import Colorizer
+    from colorize_cli import machine
+    from colorize_cli.benchmark import PUBLISHED, Benchmark, random_model, time_naive
+    from colorize_cli.colorizer import resolve_device
 
+    costs: list[StageCost] = []
     try:
-        colorizer = Colorizer.from_pretrained(model, device, dtype)
+        torch_device = resolve_device(device)
+        limits = machine.measure_limits(torch_device, [torch.float32, torch.bfloat16])
+        with tempfile.TemporaryDirectory(prefix="colorize-bench-") as name:
+            folder = Path(name)
+            source = str(random_model(folder / PUBLISHED)) if model == PUBLISHED else model
+            if not as_json:
+                _print_heads(limits)
+            for size in sizes:
+                benchmark = Benchmark(source, device, dtype, size, folder, limits, repeats)
+                for cost in benchmark.run(stages or STAGES, samples):
+                    costs.append(cost)
+                    if not as_json:
+                        _print_cost(cost)
+            published_way = time_naive(benchmark.colorizer, benchmark.view, rows=2) if naive else None
     except ColorizeError as error:
         raise click.UsageError(str(error), ctx) from error
-    times = {stage.stage: round(stage.seconds, 3) for stage in measure(colorizer, samples, repeats)}
-    record = {
-        "model": colorizer.model.name,
-        "device": str(colorizer.device),
-        "dtype": {stage: str(dtype).removeprefix("torch.") for stage, dtype in colorizer.dtypes.items()},
-        "threads": torch.get_num_threads(),
-        "samples": samples,
-        "seconds": times,
-    }
     if as_json:
+        record: dict[str, Any] = {
+            "processor": machine.processor(),
+            "device": str(torch_device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "peak_flops": limits.flops,
+            "bandwidth": limits.bandwidth,
+            "random_weights": model == PUBLISHED,
+            "stages": [cost.to_dict() for cost in costs],
+        }
+        if published_way is not None:
+            record["naive"] = published_way.to_dict()
         click.echo(json.dumps(record))
-    else:
-        for stage, seconds in times.items():
-            click.echo(f"{stage:12} {seconds:8.3f} s")
+    elif published_way is not None:
+        click.echo(
+            f"the published way of sampling, float32: {published_way.seconds:.0f} s for one coarse image,"
+            f" extrapolated from {published_way.rows} rows"
+        )
     return 0
+
+
+def _print_heads(limits: Limits) -> None:
+    from colorize_cli import machine
+
+    peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in limits.flops.items())
+    click.echo(f"{machine.processor()}: {peaks}; memory {limits.bandwidth / 1e9:.1f} GB/s")
+    columns = ("stage", "photo", "samples", "dtype", "seconds", "CPU s", "least s", "share", "peak MB", "passes")
+    click.echo(ROW.format(*columns))
+
+
+def _print_cost(cost: StageCost) -> None:
+    click.echo(
+        ROW.format(
+            cost.stage,
+            cost.photo,
+            cost.samples,
+            cost.dtype or "",
+            f"{cost.seconds:.3f}",
+            f"{cost.cpu_seconds:.3f}",
+            "" if cost.least_seconds is None else f"{cost.least_seconds:.3f}",
+            "" if cost.share is None else f"{cost.share:.0%}",
+            f"{cost.peak_memory / 1e6:.0f}",
+            "" if cost.passes_per_row is None else f"{cost.passes_per_row:.1f}",
+        )
+    )

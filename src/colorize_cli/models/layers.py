@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colorize_cli.models.threads import spread
+
 NORM_EPSILON = 1e-3  # Keras' default, in every norm of the published model
 MASKED = -1e6  # added to the score of a key in the future
-WIDE_HEAD = 64  # head size from which plain products are faster than torch's fused attention on a CPU
-PIXELS_AT_ONCE = 8192  # of a stack in inference: their numbers stay in the cache
+PIXELS_AT_ONCE = 2048  # of a stack in inference: their numbers stay in the cache
 BLOCK_SCALE = 0.1  # of every block's last weights at the start: a fresh post-norm stack is nearly the identity
 
 
@@ -102,7 +103,7 @@ class AxialAttention(nn.Module):
 
     def project(self, x: Tensor, modulation: Tensor | None) -> Tensor:
         """q, k, v of `(..., D)`, scaled and shifted by `modulation` `(..., 6D)`: `(..., 3, heads, head size)`."""
-        qkv: Tensor = self.qkv(x)
+        qkv: Tensor = self.qkv(x.reshape(-1, x.shape[-1]))  # of more than two sides torch may copy the weight for each
         qkv = qkv.view(*x.shape[:-1], 3, self.heads, self.head_size)
         if modulation is not None:
             scale, shift = self.split_modulation(modulation)
@@ -122,20 +123,24 @@ class AxialAttention(nn.Module):
             return self.lines(x.transpose(1, 2), context).transpose(1, 2)
         return self.lines(x, context)
 
-    def lines(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Attention within the lines of `(B, lines, L, D)`, rows or columns; returns the same shape."""
+    def lines(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Attention within the lines of `(B, lines, L, D)`, rows or columns; returns the same shape.
+
+        `bias` is `self.bias(L)`, for who has it at hand.
+        """
         modulation = self.condition(context) if self.condition is not None and context is not None else None
         qkv = self.project(x, modulation)  # (B, lines, L, 3, heads, head size)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)  # each (B * lines, heads, L, head size)
         q = q * self.head_size**-0.5
-        bias = self.bias(q.shape[-2]).to(q.dtype)
-        if self.head_size >= WIDE_HEAD and not torch.is_grad_enabled():
+        bias = (self.bias(q.shape[-2]) if bias is None else bias).to(q.dtype)
+        # In bfloat16 plain products are faster than torch's fused attention on a CPU.
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not torch.is_grad_enabled():
             scores = torch.matmul(q, k.transpose(-1, -2)).add_(bias)
             out = torch.matmul(scores.softmax(dim=-1), v)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
-        projected: Tensor = self.output(out.transpose(1, 2).reshape(x.shape))
-        return projected
+        projected: Tensor = self.output(out.transpose(1, 2).reshape(-1, x.shape[-1]))
+        return projected.view(x.shape)
 
 
 class MLP(nn.Module):
@@ -218,20 +223,25 @@ class AxialLayer(nn.Module):
     def along_lines(self, x: Tensor, attention: AxialAttention, mlp: MLP, norm: int) -> Tensor:
         """Attention and MLP along the lines of `(B, lines, L, D)`; in inference a few lines at a time."""
         first, second = self.norms[norm], self.norms[norm + 1]
+        bias = attention.bias(x.shape[2]).to(x.dtype)
 
         def block(lines: Tensor) -> Tensor:
-            y = first(lines + attention.lines(lines))
+            y = first(lines + attention.lines(lines, bias=bias))
             out: Tensor = second(y + mlp(y))
             return out
 
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or x.device.type != "cpu":
             return block(x)
         done = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         count = max(1, PIXELS_AT_ONCE // x.shape[2])
-        for image, result in zip(x, done, strict=True):
-            for start in range(0, x.shape[1], count):
-                lines = slice(start, start + count)
-                result[lines] = block(image[None, lines].contiguous())[0]
+
+        def fill(place: tuple[int, int]) -> None:
+            image, start = place
+            lines = slice(start, start + count)
+            done[image, lines] = block(x[image : image + 1, lines].contiguous())[0]
+
+        places = [(image, start) for image in range(len(x)) for start in range(0, x.shape[1], count)]
+        spread(fill, places, x.device)
         return done
 
 

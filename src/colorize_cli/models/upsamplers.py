@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from colorize_cli.config import LEVELS, NUM_LEVELS, ColorUpsamplerConfig, SpatialUpsamplerConfig
 from colorize_cli.models.layers import AxialStack, Window, table_embedding
+from colorize_cli.models.threads import spread
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # BT.601
 HEAD_PIXELS = 2048  # whose 256 logits are held at a time
@@ -71,10 +72,15 @@ class ChannelUpsampler(nn.Module):
         symbols = self.symbols(levels).flatten(0, 1)  # (B * 3, H, W)
         states = self.hidden_states(symbols, gray.repeat_interleave(3, dim=0))
         values = torch.arange(NUM_LEVELS, dtype=torch.float32, device=gray.device)
+
+        def expected(part: Tensor) -> Tensor:
+            mean: Tensor = self.head(part).softmax(dim=-1, dtype=torch.float32) @ values
+            return mean
+
         # A few pixels at a time: the logits of all would be the biggest tensor by far.
         parts = torch.split(states.flatten(0, 2), HEAD_PIXELS)
-        expected = torch.cat([self.head(part).softmax(dim=-1, dtype=torch.float32) @ values for part in parts])
-        rgb = expected.round().to(torch.uint8).view(-1, 3, *states.shape[1:3])
+        means = torch.cat(spread(expected, parts, gray.device))
+        rgb = means.round().to(torch.uint8).view(-1, 3, *states.shape[1:3])
         return rgb.permute(0, 2, 3, 1)
 
 

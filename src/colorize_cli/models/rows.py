@@ -1,0 +1,261 @@
+"""The core's two decoders one row at a time, for drawing (section 4.1 of the paper).
+
+What the gray context alone decides is computed once for a photo; what the rows above decide, once for a row. A tile of
+T samples passes as one matrix: `x` is `(T * W, D)` throughout. Logits are those of `ColTranCore.decode`: unlike in the
+published sampling loop, the conditional norms average the gray context of the whole image, as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from colorize_cli.config import NUM_COLORS
+from colorize_cli.models.coarse import ColTranCore, ConditionalLayer
+from colorize_cli.models.layers import NORM_EPSILON, AxialAttention, ConditionalNorm
+from colorize_cli.models.packed import PackedLinear
+
+
+class Norms(NamedTuple):
+    """Scale and shift `(D,)` after each of a layer's two norms, from one photo's gray context."""
+
+    attention_scale: Tensor
+    attention_shift: Tensor
+    mlp_scale: Tensor
+    mlp_shift: Tensor
+
+
+class Modulations(NamedTuple):
+    """Scales and shifts of a layer's q, k and v `(..., 3D)` and of its MLP `(..., D)`, from the contexts."""
+
+    qkv_scale: Tensor
+    qkv_shift: Tensor
+    mlp_scale: Tensor
+    mlp_shift: Tensor
+
+
+class ContextProjections(NamedTuple):
+    """Everything the two decoders need of one photo, computed once before drawing."""
+
+    outer_input: Tensor  # (H, W, D): positions + gray context
+    inner_input: Tensor  # (H, W, D): positions + gray context
+    outer: list[Modulations]  # (H, W, ...), row and column layers in turn
+    inner: list[Modulations]  # (H, W, ...), the part of the gray context
+    outer_norms: list[Norms]
+    inner_norms: list[Norms]
+    first_row: Tensor  # (W, 512): the parallel head's logits, to guess from where there is no row above
+
+
+def outer_layers(core: ColTranCore) -> list[ConditionalLayer]:
+    """Row and column layers in turn, as they run."""
+    pairs = zip(core.outer.row_layers, core.outer.column_layers, strict=True)
+    return [layer for pair in pairs for layer in pair]
+
+
+def conditions(layer: ConditionalLayer, inputs: slice) -> tuple[Modulations, Modulations]:
+    """Weights `(out, C)` and biases `(out,)` that make a layer's modulations of `inputs` of its context."""
+    attention, mlp = layer.attention.condition, layer.mlp.condition
+    assert attention is not None and mlp is not None
+    scale, shift = layer.attention.split_modulation(attention.weight.T)  # (C, 3, heads, head size) each
+    mlp_shift, mlp_scale = mlp.weight[:, inputs].chunk(2)
+    weights = Modulations(scale.flatten(1).T[:, inputs], shift.flatten(1).T[:, inputs], mlp_scale, mlp_shift)
+    nought = attention.weight.new_zeros(scale[0].numel())
+    mlp_shift, mlp_scale = mlp.bias.chunk(2)
+    return weights, Modulations(nought, nought, mlp_scale, mlp_shift)
+
+
+def norms(layer: ConditionalLayer, gray_context: Tensor) -> Norms:
+    """Those of the layer's norms for `gray_context` `(1, H, W, D)`, the gamma and beta of published ones included."""
+
+    def folded(norm: ConditionalNorm) -> tuple[Tensor, Tensor]:
+        scale, shift = norm.modulation(gray_context).flatten().chunk(2, dim=-1)
+        return norm.normalize.weight * scale, torch.addcmul(shift, norm.normalize.bias, scale)
+
+    return Norms(*folded(layer.attention_norm), *folded(layer.mlp_norm))
+
+
+def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | None = None) -> ContextProjections:
+    """Encode one photo and project its context: `gray` `(1, H, W)`, `backbone_gray` `(1, 192, 192)`."""
+    gray_context = core.encode(gray, backbone_gray)
+    outer, inner = outer_layers(core), list(core.inner.layers)
+
+    def project(layer: ConditionalLayer) -> Modulations:
+        # The gray context comes before the outer one.
+        weights, biases = conditions(layer, slice(0, core.config.hidden))
+        flat = gray_context.flatten(0, 2)  # (H * W, D): torch copies the weight for every row of a longer shape
+        parts = (F.linear(flat, weight.contiguous(), bias) for weight, bias in zip(weights, biases, strict=True))
+        return Modulations(*(part.view(*gray_context.shape[1:3], -1) for part in parts))
+
+    return ContextProjections(
+        (gray_context + core.outer.positions())[0],
+        (gray_context + core.inner.positions())[0],
+        [project(layer) for layer in outer],
+        [project(layer) for layer in inner],
+        [norms(layer, gray_context) for layer in outer],
+        [norms(layer, gray_context) for layer in inner],
+        core.parallel_logits(gray_context[:, 0], gray[:, 0])[0].float(),
+    )
+
+
+def together(tensors: Sequence[Tensor]) -> Tensor:
+    """Those of a tile below one another: a view of one, a copy of several."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def layer_row(photos: Sequence[Modulations], row: int) -> Modulations:
+    """A layer's modulations of row `row` of every photo, `(T * W, ...)`."""
+    return Modulations(*(together([part[row] for part in parts]) for parts in zip(*photos, strict=True)))
+
+
+def stack_norms(photos: Sequence[Norms]) -> Norms:
+    """A layer's norms of every photo, `(T, D)` each."""
+    return Norms(*(torch.stack(parts) for parts in zip(*photos, strict=True)))
+
+
+class RowLayer:
+    """A conditional layer on a row of every sample of a tile, its weights packed for that many rows."""
+
+    def __init__(self, layer: ConditionalLayer, rows: int) -> None:
+        self.heads, self.hidden = layer.attention.heads, layer.attention.qkv.in_features
+        self.to_qkv = PackedLinear.of(layer.attention.qkv, rows)
+        self.output = PackedLinear.of(layer.attention.output, rows)
+        self.expand = PackedLinear.of(layer.mlp.expand, rows)
+        self.contract = PackedLinear.of(layer.mlp.contract, rows)
+
+    def qkv(self, x: Tensor, by: Modulations) -> Tensor:
+        """Of every head, `(T * W, 3, heads, head size)`."""
+        return torch.addcmul(by.qkv_shift, self.to_qkv(x), by.qkv_scale).view(x.shape[0], 3, self.heads, -1)
+
+    def finish(self, x: Tensor, attended: Tensor, by: Modulations, norms: Norms) -> Tensor:
+        """Output projection, residual, norm, MLP, residual, norm."""
+        x = self.norm(self.output.add(attended, x), norms.attention_scale, norms.attention_shift)
+        y = self.contract(self.expand.relu(x))
+        x = x.add_(by.mlp_shift).addcmul_(y, by.mlp_scale)
+        return self.norm(x, norms.mlp_scale, norms.mlp_shift)
+
+    def norm(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """The plain norm, then each sample's own scale and shift `(T, D)`."""
+        size = (self.hidden,)
+        if len(scale) == 1:
+            return F.layer_norm(x, size, scale[0], shift[0], NORM_EPSILON)
+        y = F.layer_norm(x, size, eps=NORM_EPSILON).view(len(scale), -1, self.hidden)
+        return torch.addcmul(shift[:, None], y, scale[:, None]).view_as(x)
+
+
+class RowAttention:
+    """Attention within the rows of a tile."""
+
+    def __init__(self, attention: AxialAttention, tile: int, like: Tensor) -> None:
+        self.tile, self.scale = tile, attention.head_size**-0.5
+        self.bias = attention.bias().to(like.dtype).repeat(tile, 1, 1)  # (T * heads, W, W)
+
+    def __call__(self, qkv: Tensor) -> Tensor:
+        """`(T * W, 3, heads, head size)` to `(T * W, D)`."""
+        by_sample = qkv.view(self.tile, -1, *qkv.shape[1:])  # (T, W, 3, heads, head size)
+        q, k, v = by_sample.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (T * heads, W, head size) each
+        weights = torch.baddbmm(self.bias, q, k.transpose(1, 2), alpha=self.scale).softmax(dim=-1)
+        out = torch.bmm(weights, v).view(self.tile, -1, *v.shape[1:])  # (T, heads, W, head size)
+        return out.transpose(1, 2).reshape(qkv.shape[0], -1)
+
+
+class ColumnCache:
+    """Keys and values of a column attention, `(T * W, heads, H, head size)`, and the attention of one row to them."""
+
+    def __init__(self, attention: AxialAttention, columns: int, like: Tensor) -> None:
+        shape = (columns, attention.heads, attention.length, attention.head_size)
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.bias = attention.bias().to(like.dtype)[None]  # (1, heads, H, H)
+
+    def attend(self, qkv: Tensor, row: int) -> Tensor:
+        """`(T * W, 3, heads, head size)` of row `row` to `(T * W, D)`: its attention to all rows up to it.
+
+        Not torch's fused attention: for a single query in float32 its rounding depends on the thread that works on it.
+        """
+        query, self.keys[:, :, row], self.values[:, :, row] = qkv.unbind(1)
+        keys, values = self.keys[:, :, : row + 1], self.values[:, :, : row + 1]
+        scores = torch.matmul(query[:, :, None] * query.shape[-1] ** -0.5, keys.transpose(-1, -2))
+        scores = scores + self.bias[:, :, row : row + 1, : row + 1]
+        return torch.matmul(scores.softmax(dim=-1), values).reshape(qkv.shape[0], -1)
+
+
+class RowDecoder:
+    """Both decoders of a core, their weights arranged for rows of a tile of T samples."""
+
+    def __init__(self, core: ColTranCore, tile: int) -> None:
+        self.core, self.tile, self.like = core, tile, core.head.weight
+        rows = tile * core.config.resolution
+        self.outer = [RowLayer(layer, rows) for layer in outer_layers(core)]
+        self.inner = [RowLayer(layer, rows) for layer in core.inner.layers]
+        self.outer_rows = [RowAttention(layer.attention, tile, self.like) for layer in core.outer.row_layers]
+        self.inner_rows = [RowAttention(layer.attention, tile, self.like) for layer in core.inner.layers]
+        # The outer context comes after the gray one.
+        weights = [conditions(layer, slice(core.config.hidden, None))[0] for layer in core.inner.layers]
+        self.outer_conditions = [[PackedLinear(weight, rows=rows) for weight in layer] for layer in weights]
+        self.head = PackedLinear.of(core.head, rows)
+        # Row 512 is what stands left of the first pixel: nothing.
+        self.embedding = F.pad(core.pixel_embedding.weight, (0, 0, 0, 1))
+
+
+class Tile:
+    """T images in the making, of one photo each; a fixed shape, so that none depends on its neighbours."""
+
+    def __init__(self, decoder: RowDecoder, photos: Sequence[ContextProjections]) -> None:
+        assert len(photos) == decoder.tile
+        self.decoder, self.photos = decoder, photos
+        columns = decoder.tile * decoder.core.config.resolution
+        layers = decoder.core.outer.column_layers
+        self.columns = [ColumnCache(layer.attention, columns, decoder.like) for layer in layers]
+        self.outer_norms = [stack_norms(layer) for layer in zip(*(p.outer_norms for p in photos), strict=True)]
+        self.inner_norms = [stack_norms(layer) for layer in zip(*(p.inner_norms for p in photos), strict=True)]
+
+    def gather(self, part: Callable[[ContextProjections], Tensor]) -> Tensor:
+        """`(T * W, ...)` of every photo's `(W, ...)`."""
+        return together([part(photo) for photo in self.photos])
+
+    def first_guess(self) -> Tensor:
+        """Logits `(T, W, 512)` of the first row that need no colours."""
+        return torch.stack([photo.first_row for photo in self.photos])
+
+    def outer_row(self, row: int, bins: Tensor | None) -> Tensor:
+        """The outer context `(T * W, D)` of row `row`, after the colours `bins` `(T, W)` of the row above, if any."""
+        if bins is None:  # of the first row: nought
+            return torch.zeros_like(self.gather(lambda photo: photo.outer_input[0]))
+        decoder, above = self.decoder, row - 1
+        x = F.embedding(bins.flatten(), decoder.embedding) + self.gather(lambda photo: photo.outer_input[above])
+        for index, (layer, norms) in enumerate(zip(decoder.outer, self.outer_norms, strict=True)):
+            by = layer_row([photo.outer[index] for photo in self.photos], above)
+            qkv = layer.qkv(x, by)
+            if index % 2 == 0:
+                attended = decoder.outer_rows[index // 2](qkv)
+            else:
+                attended = self.columns[index // 2].attend(qkv, above)
+            x = layer.finish(x, attended, by, norms)
+        return x
+
+    def inner_row(self, row: int, outer_context: Tensor) -> Callable[[Tensor], Tensor]:
+        """The inner decoder over the whole of row `row`: colours `(T, W)` to logits `(T, W, 512)` float32.
+
+        The logits at a pixel depend on the colours left of it alone. What no colour changes is computed here.
+        """
+        decoder = self.decoder
+        base = self.gather(lambda photo: photo.inner_input[row]) + outer_context
+        modulations = []
+        for index, condition in enumerate(decoder.outer_conditions):
+            gray_part = layer_row([photo.inner[index] for photo in self.photos], row)
+            parts = zip(condition, gray_part, strict=True)
+            modulations.append(Modulations(*(linear.add(outer_context, part) for linear, part in parts)))
+
+        def logits_of(bins: Tensor) -> Tensor:
+            left = F.pad(bins[:, :-1], (1, 0), value=NUM_COLORS)
+            x = F.embedding(left.flatten(), decoder.embedding).add_(base)
+            layers = zip(decoder.inner, decoder.inner_rows, modulations, self.inner_norms, strict=True)
+            for layer, attention, by, norms in layers:
+                x = layer.finish(x, attention(layer.qkv(x, by)), by, norms)
+            logits: Tensor = decoder.head(decoder.core.norm(x))
+            return logits.float().view(*bins.shape, NUM_COLORS)
+
+        return logits_of

@@ -1,0 +1,86 @@
+"""Work spread over threads is the work itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from colorize_cli.models.layers import AxialStack
+from colorize_cli.models.packed import PackedLinear
+from colorize_cli.models.threads import spread
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_each_piece_has_one_torch_thread_and_the_results_keep_their_order(two_threads: None) -> None:
+    meeting = threading.Barrier(2)
+
+    def work(item: int) -> tuple[int, int, bool]:
+        meeting.wait(timeout=30)  # two at once, or this breaks
+        return item, torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    with torch.inference_mode():
+        assert spread(work, range(6), CPU) == [(item, 1, True) for item in range(6)]
+    assert torch.get_num_threads() == 2
+    new_thread: list[int] = []
+    thread = threading.Thread(target=lambda: new_thread.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert new_thread == [2]
+
+
+def test_an_error_in_a_piece_comes_out_and_leaves_the_rest_undone(two_threads: None) -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 0:
+            raise ValueError("this one")
+        threading.Event().wait(0.05)
+        done.append(item)
+
+    with pytest.raises(ValueError, match="this one"):
+        spread(work, range(100), CPU)
+    assert len(done) < 99
+
+
+def test_a_stack_gives_in_inference_what_it_gives_in_training(two_threads: None) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stack = AxialStack(16, 16, 2, 64, 2)
+        x = torch.randn(3, 64, 64, 16)
+    expected = stack(x)
+    with torch.inference_mode():
+        assert torch.allclose(stack(x), expected, atol=1e-5)
+        assert torch.allclose(stack.bfloat16()(x.bfloat16()).float(), expected, atol=0.15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("rows", [1, 64, 100])
+def test_a_packed_linear_layer_is_the_layer(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, packed: bool, rows: int
+) -> None:
+    if not packed:
+        monkeypatch.setattr("colorize_cli.models.packed.can_pack", lambda weight: False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        linear = torch.nn.Linear(24, 40).to(dtype)
+        x, other = torch.randn(rows, 24).to(dtype), torch.randn(rows, 40).to(dtype)
+    layer, kept = PackedLinear.of(linear), other.clone()
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    with torch.inference_mode():
+        assert torch.allclose(layer(x), linear(x), atol=tolerance)
+        assert torch.allclose(layer.relu(x), linear(x).relu(), atol=tolerance)
+        assert torch.allclose(layer.add(x, other), linear(x) + other, atol=tolerance)
+    assert torch.equal(other, kept)
