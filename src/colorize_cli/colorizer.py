@@ -16,15 +16,15 @@ from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
 from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
 from colorize_cli.models.packed import multiplies_bfloat16
-from colorize_cli.models.rows import RowDecoder, project_context
+from colorize_cli.models.rows import project_context
 from colorize_cli.provenance import Provenance
 from colorize_cli.sampling import (
     CoarseSample,
     SampleRequest,
+    decoder_of,
     draw_samples,
     noise_stream,
     samples_at_once,
-    tile_size,
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -135,7 +135,7 @@ class Colorizer:
         self.model, self.device, self.dtypes = model, device, dtypes
         for stage, dtype in dtypes.items():
             getattr(model, stage).to(device=device, dtype=dtype)
-        self.decoder = RowDecoder(model.core, tile_size(device))
+        self.decoder = decoder_of(model.core)
 
     @classmethod
     def from_pretrained(cls, model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto") -> Colorizer:

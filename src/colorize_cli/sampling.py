@@ -54,6 +54,11 @@ def tile_size(device: torch.device) -> int:
     return CUDA_TILE if device.type == "cuda" else 1
 
 
+def decoder_of(core: ColTranCore) -> RowDecoder:
+    """A core's decoders as `draw_samples` takes them, of the core's weights as they are now."""
+    return RowDecoder(core, tile_size(core.head.weight.device))
+
+
 def noise_stream(seed: int, sample: int, gray_256: np.ndarray) -> np.random.Generator:
     """The noise of sample `sample` (from 0) of a photo: Philox keyed by seed, sample and the 256x256 gray bytes."""
     digest = hashlib.sha256(f"{seed}:{sample}:".encode() + np.ascontiguousarray(gray_256).tobytes()).digest()

@@ -181,7 +181,8 @@ for _name in STAGES:
 def _train(stage: str, **options: Any) -> None:
     import torch
 
-    from colorize_cli.colorizer import DTYPES, multiplies_bfloat16, resolve_device
+    from colorize_cli.colorizer import DTYPES, resolve_device
+    from colorize_cli.models.packed import multiplies_bfloat16
     from colorize_cli.training import start
     from colorize_cli.training.data import cached_photos
     from colorize_cli.training.loop import CHECKPOINT, TrainingOptions, run_training

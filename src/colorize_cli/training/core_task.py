@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from colorize_cli.config import CORE_SIZE, NUM_COLORS
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.layers import Window
+from colorize_cli.models.rows import project_context
 from colorize_cli.palette import STEP, bins_to_rgb, rgb_to_bins
-from colorize_cli.sampling import SampleRequest, draw_samples, noise_stream, project_context
+from colorize_cli.sampling import SampleRequest, decoder_of, draw_samples, noise_stream
 from colorize_cli.training.batches import (
     BITS,
     Source,
@@ -139,7 +140,7 @@ class CoreTask:
                 if self.phase != "encoder":
                     projections = project_context(model, gray, eye)
                     requests += [SampleRequest(projections, noise_stream(self.seed, k, row[0])) for k in range(2)]
-        for place, sample in enumerate(draw_samples(model, requests)):
+        for place, sample in enumerate(draw_samples(decoder_of(model), requests)):
             rows[place // 2].append(pixels(sample.bins))
         return contact_sheet(rows) if rows else None
 
