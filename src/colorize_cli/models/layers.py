@@ -7,6 +7,7 @@ of a large canvas can be trained on small pieces.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -123,24 +124,45 @@ class AxialAttention(nn.Module):
             return self.lines(x.transpose(1, 2), context).transpose(1, 2)
         return self.lines(x, context)
 
-    def lines(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Attention within the lines of `(B, lines, L, D)`, rows or columns; returns the same shape.
-
-        `bias` is `self.bias(L)`, for who has it at hand.
-        """
+    def lines(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attention within the lines of `(B, lines, L, D)`, rows or columns; returns the same shape."""
         modulation = self.condition(context) if self.condition is not None and context is not None else None
-        qkv = self.project(x, modulation)  # (B, lines, L, 3, heads, head size)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)  # each (B * lines, heads, L, head size)
-        q = q * self.head_size**-0.5
-        bias = (self.bias(q.shape[-2]) if bias is None else bias).to(q.dtype)
-        # In bfloat16 plain products are faster than torch's fused attention on a CPU.
-        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and not torch.is_grad_enabled():
-            scores = torch.matmul(q, k.transpose(-1, -2)).add_(bias)
-            out = torch.matmul(scores.softmax(dim=-1), v)
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=1.0)
-        projected: Tensor = self.output(out.transpose(1, 2).reshape(-1, x.shape[-1]))
-        return projected.view(x.shape)
+        q, k, v = self.by_head(self.project(x, modulation))
+        bias = self.bias(q.shape[-2]).to(q.dtype)
+        out = F.scaled_dot_product_attention(q * self.head_size**-0.5, k, v, attn_mask=bias[None], scale=1.0)
+        return self.merged(out, x.shape)
+
+    def by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v `(B * lines, heads, L, head size)` of `(B, lines, L, 3, heads, head size)`."""
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)
+        return q, k, v
+
+    def merged(self, out: Tensor, shape: torch.Size) -> Tensor:
+        """The output projection `(B, lines, L, D)` of every head's result `(B * lines, heads, L, head size)`."""
+        projected: Tensor = self.output(out.transpose(1, 2).reshape(-1, shape[-1]))
+        return projected.view(shape)
+
+
+class LineAttention:
+    """An attention's inference in bfloat16 on a CPU, a few lines at a time: plain products into the same memory.
+
+    Torch's fused attention is slower there, and so is memory that is asked for anew each time.
+    """
+
+    def __init__(self, attention: AxialAttention, bias: Tensor) -> None:
+        """`bias` `(lines * heads, L, L)` is the attention's own, repeated for the most lines it is given."""
+        self.attention, self.bias = attention, bias
+        self.scores = torch.empty_like(bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `AxialAttention.lines` of `(1, lines, L, D)`."""
+        heads = self.attention.by_head(self.attention.project(x, None))
+        q, k, v = (part.flatten(0, 1) for part in heads)  # (lines * heads, L, head size)
+        scores = self.scores[: len(q)]
+        torch.baddbmm(self.bias[: len(q)], q, k.transpose(1, 2), alpha=self.attention.head_size**-0.5, out=scores)
+        torch.softmax(scores, dim=-1, out=scores)
+        out = torch.bmm(scores, v).view(x.shape[1], self.attention.heads, *v.shape[1:])
+        return self.attention.merged(out, x.shape)
 
 
 class MLP(nn.Module):
@@ -223,25 +245,27 @@ class AxialLayer(nn.Module):
     def along_lines(self, x: Tensor, attention: AxialAttention, mlp: MLP, norm: int) -> Tensor:
         """Attention and MLP along the lines of `(B, lines, L, D)`; in inference a few lines at a time."""
         first, second = self.norms[norm], self.norms[norm + 1]
-        bias = attention.bias(x.shape[2]).to(x.dtype)
 
-        def block(lines: Tensor) -> Tensor:
-            y = first(lines + attention.lines(lines, bias=bias))
+        def block(lines: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+            y = first(lines + attend(lines))
             out: Tensor = second(y + mlp(y))
             return out
 
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            return block(x)
-        done = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+            return block(x, attention.lines)
         count = max(1, PIXELS_AT_ONCE // x.shape[2])
+        bias = attention.bias(x.shape[2]).to(x.dtype).repeat(count, 1, 1)
+        done = torch.empty(x.shape, dtype=x.dtype)
 
-        def fill(place: tuple[int, int]) -> None:
-            image, start = place
-            lines = slice(start, start + count)
-            done[image, lines] = block(x[image : image + 1, lines].contiguous())[0]
+        def fill(places: list[tuple[int, int]]) -> None:
+            attend = LineAttention(attention, bias) if x.dtype == torch.bfloat16 else attention.lines
+            for image, start in places:
+                lines = slice(start, start + count)
+                done[image, lines] = block(x[image : image + 1, lines].contiguous(), attend)[0]
 
         places = [(image, start) for image in range(len(x)) for start in range(0, x.shape[1], count)]
-        spread(fill, places, x.device)
+        shares = torch.get_num_threads()
+        spread(fill, [places[share::shares] for share in range(min(shares, len(places)))], x.device)
         return done
 
 
