@@ -31,6 +31,7 @@ typecheck: .venv/installed-dev ## types
 
 bench: setup ## what each stage costs here
 	$(BIN)/colorize bench
+	$(BIN)/colorize bench --model published -n 1 --repeats 1 --naive
 
 clean:
 	rm -rf .venv dist demo-output

@@ -28,7 +28,7 @@ from colorize_cli.sampling import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WIDE = 256  # channels from which a core gains by bfloat16 on a CPU: its products are small
+WIDE = 256  # channels from which a core gains enough by bfloat16 on a CPU
 
 
 @dataclass(frozen=True, eq=False)
