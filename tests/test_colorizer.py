@@ -116,7 +116,8 @@ def test_auto_takes_bfloat16_where_the_processor_and_the_stage_gain_by_it(monkey
 
 
 @pytest.mark.parametrize(
-    "options", [{"samples": 0}, {"temperature": float("nan")}, {"seed": -1}, {"saturation": float("inf")}]
+    "options",
+    [{"samples": 0}, {"temperature": float("nan")}, {"seed": -1}, {"saturation": float("inf")}, {"guidance": 1.5}],
 )
 def test_a_bad_option_is_refused_by_name(tiny_model: Path, options: dict[str, float]) -> None:
     colorizer = Colorizer.from_pretrained(str(tiny_model))

@@ -61,14 +61,19 @@ def photo_of(core: ColTranCore, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
 
 
 def draw(
-    core: ColTranCore, photos: list[int], samples: int, temperature: float = 1.0, tile: int = 1
+    core: ColTranCore,
+    photos: list[int],
+    samples: int,
+    temperature: float = 1.0,
+    guidance: float = 0.0,
+    tile: int = 1,
 ) -> list[list[CoarseSample]]:
     requests = []
     for seed in photos:
         gray, eye, gray_256 = photo_of(core, seed)
         projections = project_context(core, gray, eye)
         requests += [SampleRequest(projections, noise_stream(5, k, gray_256)) for k in range(samples)]
-    drawn = draw_samples(RowDecoder(core, tile), requests, temperature)
+    drawn = draw_samples(RowDecoder(core, tile), requests, temperature, guidance)
     return [drawn[i * samples : (i + 1) * samples] for i in range(len(photos))]
 
 
@@ -101,15 +106,19 @@ def test_bits_per_pixel_are_those_of_the_full_forward_at_temperature_one(
         assert sample.bits_per_pixel == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-def test_one_full_forward_with_the_same_noise_redraws_every_pixel_of_twenty_photos(temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "guidance"), [(0.0, 0.0), (0.7, 0.0), (1.0, 0.0), (0.8, 0.5)])
+def test_one_full_forward_with_the_same_noise_redraws_every_pixel_of_twenty_photos(
+    temperature: float, guidance: float
+) -> None:
     core = core_of(CONFIGS["with backbone and gray bias"])
     size = core.config.resolution
     ties = 0
-    for seed, (sample,) in enumerate(draw(core, list(range(20)), 1, temperature)):
+    for seed, (sample,) in enumerate(draw(core, list(range(20)), 1, temperature, guidance)):
         gray, eye, gray_256 = photo_of(core, seed)
         bins = torch.from_numpy(sample.bins.astype(np.int64))
-        scores = core.decode(core.encode(gray, eye), bins[None])[0]
+        context = core.encode(gray, eye)
+        scores = core.decode(context, bins[None])[0].log_softmax(-1)
+        scores = (1 - guidance) * scores + guidance * core.parallel_logits(context, gray)[0].log_softmax(-1)
         if temperature > 0:
             stream = noise_stream(5, 0, gray_256)
             scores = scores / temperature + torch.from_numpy(np.stack([gumbel_row(stream, size) for _ in range(size)]))
@@ -120,14 +129,21 @@ def test_one_full_forward_with_the_same_noise_redraws_every_pixel_of_twenty_phot
     assert ties <= 1  # of 5,120 pixels
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-def test_the_naive_sampler_draws_the_same_image(temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "guidance"), [(0.0, 0.0), (0.7, 0.0), (1.0, 0.0), (1.0, 0.4)])
+def test_the_naive_sampler_draws_the_same_image(temperature: float, guidance: float) -> None:
     core = core_of(CONFIGS["published parts, two layers each"])
     for seed in (3, 4):
         gray, eye, gray_256 = photo_of(core, seed)
-        rows = draw_naively(core, gray, eye, noise_stream(5, 0, gray_256), temperature)
-        ((sample,),) = draw(core, [seed], 1, temperature)
+        rows = draw_naively(core, gray, eye, noise_stream(5, 0, gray_256), temperature, guidance)
+        ((sample,),) = draw(core, [seed], 1, temperature, guidance)
         assert np.array_equal(torch.cat(list(rows)).numpy(), sample.bins)
+
+
+def test_full_guidance_draws_from_the_parallel_head_alone() -> None:
+    core = core_of(CONFIGS["published parts, two layers each"])
+    ((sample,),) = draw(core, [3], 1, temperature=0.0, guidance=1.0)
+    gray, eye, _ = photo_of(core, 3)
+    assert np.array_equal(core.parallel_logits(core.encode(gray, eye), gray)[0].argmax(-1).numpy(), sample.bins)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -161,7 +177,7 @@ def test_a_row_pass_that_sees_its_own_pixel_is_found_out() -> None:
         return F.one_hot((bins + 1) % 512, 512).float()
 
     with pytest.raises(AssertionError, match="must not see"):
-        sampler.settle(never_settles, sampler.bins[:, 0], None)
+        sampler.settle(never_settles, sampler.bins[:, 0], lambda logits: logits.argmax(dim=-1))
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -223,5 +239,5 @@ def test_progress_counts_every_row_of_every_sample() -> None:
     projections = project_context(core, gray, eye)
     requests = [SampleRequest(projections, noise_stream(0, k, gray_256)) for k in range(6)]
     rows: list[int] = []
-    draw_samples(RowDecoder(core, 1), requests, 1.0, rows.append)
+    draw_samples(RowDecoder(core, 1), requests, progress=rows.append)
     assert sum(rows) == 6 * core.config.resolution

@@ -35,6 +35,7 @@ class Model:
     name: str
     sha256: str  # of model.json, which holds the sha256 of every file
     temperature: float  # recommended
+    guidance: float  # recommended
     core: ColTranCore
     color_upsampler: ColorUpsampler
     spatial_upsampler: SpatialUpsampler
@@ -171,6 +172,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     temperature = description.get("temperature", 1.0)
     if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < 100:
         raise ModelError(f"{path}: temperature is {temperature!r}; it must be a number of at least 0")
+    guidance = description.get("guidance", 0.0)
+    if not isinstance(guidance, int | float) or isinstance(guidance, bool) or not 0 <= guidance <= 1:
+        raise ModelError(f"{path}: guidance is {guidance!r}; it must be a number from 0 to 1")
     name = description.get("name", "")
     if not isinstance(name, str) or not name.isprintable():
         raise ModelError(f"{path}: name is {name!r}; it must be a text of one line")
@@ -218,6 +222,7 @@ def load_model(name: str = DEFAULT_MODEL) -> Model:
         name=description.get("name", folder.name),
         sha256=file_sha256(folder / DESCRIPTION),
         temperature=float(description.get("temperature", 1.0)),
+        guidance=float(description.get("guidance", 0.0)),
         core=modules["core"],
         color_upsampler=modules["color_upsampler"],
         spatial_upsampler=modules["spatial_upsampler"],
@@ -230,6 +235,7 @@ def save_model(
     stages: dict[str, nn.Module],
     *,
     temperature: float = 1.0,
+    guidance: float = 0.0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
     """Write a model folder of the three stages, weights rounded to `dtype`.
@@ -252,7 +258,13 @@ def save_model(
         config = module.config
         assert isinstance(config, StageConfig)
         described[stage] = {"config": config.to_dict(), "sha256": digests}
-    description = {"format": FORMAT, "name": name, "temperature": temperature, "stages": described}
+    description = {
+        "format": FORMAT,
+        "name": name,
+        "temperature": temperature,
+        "guidance": guidance,
+        "stages": described,
+    }
     temporary = folder / "model.tmp"
     temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / DESCRIPTION)

@@ -153,6 +153,10 @@ class Colorizer:
         """The request's temperature, or the model's recommended one."""
         return self.model.temperature if options.temperature is None else options.temperature
 
+    def guidance(self, options: SamplingOptions) -> float:
+        """The request's guidance, or the model's recommended one."""
+        return self.model.guidance if options.guidance is None else options.guidance
+
     @torch.inference_mode()
     def predict(
         self,
@@ -173,7 +177,7 @@ class Colorizer:
         for start in range(0, len(photos), group):
             together = photos[start : start + group]
             requests = [request for one in together for request in self.requests(one, options.seed, count)]
-            drawn = iter(draw_samples(self.decoder, requests, temperature, progress))
+            drawn = iter(draw_samples(self.decoder, requests, temperature, self.guidance(options), progress))
             for gray_photo in together:
                 results.append([self._finish(index, next(drawn), gray_photo) for index in range(count)])
         return results
@@ -198,6 +202,7 @@ class Colorizer:
         temperature: float | None = None,
         seed: int = 0,
         saturation: float = 1.0,
+        guidance: float | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[Colorization]:
         """Colour one photo.
@@ -208,13 +213,14 @@ class Colorizer:
             temperature: of the drawing; None takes the model's own, 0 the most likely colour each time.
             seed: of the noise, at least 0.
             saturation: scales the predicted chroma.
+            guidance: how much the parallel head counts in drawing, 0..1; None takes the model's own.
             progress: called with the number of rows of coarse samples drawn, 64 a sample.
 
         Raises:
             OptionError: an option is out of its range.
             PhotoError: the photo cannot be read.
         """
-        options = SamplingOptions(samples, temperature, seed, saturation)
+        options = SamplingOptions(samples, temperature, seed, saturation, guidance)
         opened = source if isinstance(source, photo.Photo) else photo.open_photo(source)
         return list(self.join(opened, self.predict(views(opened), options, progress), options))
 
@@ -263,7 +269,9 @@ class Colorizer:
             model=self.model.name,
             model_sha256=self.model.sha256,
             sample=index,
-            options=shaping | {"temperature": self.temperature(options), "size": size} | written,
+            options=shaping
+            | {"temperature": self.temperature(options), "guidance": self.guidance(options), "size": size}
+            | written,
             dtype={stage: str(dtype).removeprefix("torch.") for stage, dtype in self.dtypes.items()},
             device=str(self.device),
             threads=torch.get_num_threads(),

@@ -141,12 +141,15 @@ class SamplingOptions:
     temperature: float | None = None  # None: what the model recommends; 0: argmax
     seed: int = 0
     saturation: float = 1.0
+    guidance: float | None = None  # of the drawing by the parallel head, 0..1; None: what the model recommends
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise OptionError(f"samples is {self.samples}; it must be at least 1")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise OptionError(f"temperature is {self.temperature}; it must be a finite number of at least 0")
+        if self.guidance is not None and not 0 <= self.guidance <= 1:
+            raise OptionError(f"guidance is {self.guidance}; it must be a number from 0 to 1")
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}; it must be at least 0")
         if not (math.isfinite(self.saturation) and self.saturation >= 0):

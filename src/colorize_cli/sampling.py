@@ -74,9 +74,11 @@ def gumbel_row(noise: np.random.Generator, width: int) -> np.ndarray:
 class TileSampler:
     """Draws one tile of samples, row by row."""
 
-    def __init__(self, decoder: RowDecoder, requests: Sequence[SampleRequest], temperature: float) -> None:
+    def __init__(
+        self, decoder: RowDecoder, requests: Sequence[SampleRequest], temperature: float, guidance: float = 0.0
+    ) -> None:
         assert 1 <= len(requests) <= decoder.tile
-        self.requests, self.temperature = requests, temperature
+        self.requests, self.temperature, self.guidance = requests, temperature, guidance
         # The padding draws once more what the last request draws; its results are thrown away.
         self.padding = decoder.tile - len(requests)
         self.tile = Tile(decoder, [request.projections for request in [*requests, *[requests[-1]] * self.padding]])
@@ -87,18 +89,22 @@ class TileSampler:
 
     def rows(self) -> Iterator[Tensor]:
         """Draw the whole tile into `bins` and `bits`, one row a step; yields each row's logits `(T, W, 512)`."""
-        logits = self.tile.first_guess()
+        logits = self.tile.parallel_row(0)
         for row in range(self.size):
-            noise = self.noise()
+            choose = self.chooser(row)
             above = self.bins[:, row - 1] if row > 0 else None
             logits_of = self.tile.inner_row(row, self.tile.outer_row(row, above))
             # A good guess, most of all where colours are hard to predict: as if the row were like the one above.
-            guess = draw(logits, self.temperature, noise)
-            drawn, logits = self.settle(logits_of, guess, noise)
+            drawn, logits = self.settle(logits_of, choose(logits), choose)
             self.bins[:, row] = drawn
             nats = logits.log_softmax(dim=-1).gather(-1, drawn[..., None]).double().sum(dim=(1, 2))
             self.bits -= nats / math.log(2)
             yield logits
+
+    def chooser(self, row: int) -> Callable[[Tensor], Tensor]:
+        """How the colours `(T, W)` of row `row` follow from its logits `(T, W, 512)`: always the same way."""
+        noise, parallel = self.noise(), self.tile.parallel_row(row)
+        return lambda logits: draw(guided(logits, parallel, self.guidance), self.temperature, noise)
 
     def noise(self) -> Tensor | None:
         """The next row's, `(T, W, 512)`."""
@@ -109,12 +115,12 @@ class TileSampler:
         return torch.from_numpy(np.stack(rows)).to(self.bins.device)
 
     def settle(
-        self, logits_of: Callable[[Tensor], Tensor], guess: Tensor, noise: Tensor | None
+        self, logits_of: Callable[[Tensor], Tensor], guess: Tensor, choose: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The row `(T, W)` that draws itself again, and its logits `(T, W, 512)`."""
         for _ in range(self.size + 1):  # each pass makes a pixel more final; one more finds nothing to change
             logits = logits_of(guess)
-            drawn = draw(logits, self.temperature, noise)
+            drawn = choose(logits)
             self.passes += 1
             if torch.equal(drawn, guess):
                 return drawn, logits
@@ -126,6 +132,14 @@ class TileSampler:
         bins = self.bins.cpu().numpy().astype(np.int16)
         bits = (self.bits / self.size**2).tolist()
         return [CoarseSample(bins[i], bits[i], self.passes) for i in range(len(self.requests))]
+
+
+def guided(logits: Tensor, parallel: Tensor, guidance: float) -> Tensor:
+    """Logits `(..., 512)` drawn towards the log-probabilities of the parallel head: their geometric mean, by weight.
+
+    The parallel head sees the whole gray photo and no colours: it cannot repeat a wrong pixel.
+    """
+    return torch.lerp(logits.log_softmax(dim=-1), parallel, guidance) if guidance > 0 else logits
 
 
 def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> Tensor:
@@ -146,6 +160,7 @@ def draw_samples(
     decoder: RowDecoder,
     requests: Sequence[SampleRequest],
     temperature: float = 1.0,
+    guidance: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> list[CoarseSample]:
     """Draw every request, in order.
@@ -156,13 +171,14 @@ def draw_samples(
         decoder: of the model's core; its dtype and device are those of the work.
         requests: samples of one photo or of many.
         temperature: divides the logits; 0 takes the most likely colour of each pixel.
+        guidance: the parallel head's share of the logits, 0..1.
         progress: called with the number of rows finished, counted once for each request, by one thread at a time.
     """
     tiles = [requests[start : start + decoder.tile] for start in range(0, len(requests), decoder.tile)]
     reporting = threading.Lock()
 
     def draw_tile(tile: Sequence[SampleRequest]) -> list[CoarseSample]:
-        sampler = TileSampler(decoder, tile, temperature)
+        sampler = TileSampler(decoder, tile, temperature, guidance)
         for _ in sampler.rows():
             if progress is not None:
                 with reporting:
@@ -180,6 +196,7 @@ def draw_naively(
     backbone_gray: Tensor | None,
     noise: np.random.Generator,
     temperature: float = 1.0,
+    guidance: float = 0.0,
 ) -> Iterator[Tensor]:
     """The reference: the outer decoder over the whole canvas for every row, the inner over the row for every pixel.
 
@@ -187,6 +204,7 @@ def draw_naively(
     """
     context = core.encode(gray, backbone_gray)
     size = core.config.resolution
+    parallel = core.parallel_logits(context, gray)[0].float().log_softmax(dim=-1)
     bins = torch.zeros((1, size, size), dtype=torch.int64, device=gray.device)
     inner_input = context + core.inner.positions()
     for row in range(size):
@@ -200,6 +218,6 @@ def draw_naively(
             x = x + inner_input[:, here] + outer_context
             for layer in core.inner.layers:
                 x = layer(x, both, context, None)
-            logits = core.head(core.norm(x))[0, 0, column].float()
+            logits = guided(core.head(core.norm(x))[0, 0, column].float(), parallel[row, column], guidance)
             bins[0, row, column] = draw(logits, temperature, None if gumbel is None else gumbel[column])
         yield bins[:, row]

@@ -31,6 +31,8 @@ JUDGE = "judge.safetensors"  # among the weights of a checkout; the installed pa
               help="Also draw N samples of each photograph and judge them.")  # fmt: skip
 @click.option("-t", "--temperature", type=float, metavar="T",
               help="Of the drawing.  [default: the model's own]")  # fmt: skip
+@click.option("--guidance", type=float, metavar="G",
+              help="Share of the parallel head in the drawing, 0..1.  [default: the model's own]")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Of the drawing.")
 @click.option("--judge", "judge_file", type=click.Path(path_type=Path), metavar="FILE",
               help="The judge of samples, made by 'colorize train judge'.  [default: a checkout's own]")  # fmt: skip
@@ -49,6 +51,7 @@ def evaluate(
     limit: int | None,
     samples: int,
     temperature: float | None,
+    guidance: float | None,
     seed: int,
     judge_file: Path | None,
     inception: Path | None,
@@ -72,7 +75,7 @@ def evaluate(
 
     console = Console(stderr=True)
     try:
-        options = SamplingOptions(samples, temperature, seed) if samples else None
+        options = SamplingOptions(samples, temperature, seed, guidance=guidance) if samples else None
         judge = _judge(judge_file) if options else None
         colorizer = Colorizer.from_pretrained(model, device, dtype)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -95,7 +98,8 @@ def evaluate(
         click.echo("no FID: give --inception with torch-fidelity's Inception weights", err=True)
     record: dict[str, Any] = {"model": colorizer.model.name, "data": data.name, "photos": len(report.rows)}
     if options:
-        record |= {"samples": samples, "temperature": colorizer.temperature(options), "seed": seed}
+        record |= {"samples": samples, "temperature": colorizer.temperature(options)}
+        record |= {"guidance": colorizer.guidance(options), "seed": seed}
     record |= _measured(report.mean) | _measured(report.whole)
     if as_json:
         click.echo(json.dumps(record))

@@ -50,6 +50,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                    "  [default: the model's own, about 1]")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S",
               help="Same photo, seed and options: same pictures.")  # fmt: skip
+@click.option("--guidance", type=float, metavar="G",
+              help="How much the first, colourless look at the photo counts in drawing, 0..1; more is calmer."
+                   "  [default: the model's own]")  # fmt: skip
 @click.option("--saturation", type=float, default=1.0, show_default=True, metavar="F",
               help="Scales the predicted chroma.")  # fmt: skip
 @click.option("--size", type=click.Choice(["original", "256"]), default="original", show_default=True,
@@ -70,6 +73,7 @@ def photos(
     temperature: float | None,
     seed: int,
     saturation: float,
+    guidance: float | None,
     size: Literal["original", "256"],
     written: OutputOptions,
     max_pixels: int,
@@ -87,7 +91,7 @@ def photos(
     own size. A folder given as PHOTO colours the photos in it.
     """
     try:
-        options = SamplingOptions(samples, temperature, seed, saturation)
+        options = SamplingOptions(samples, temperature, seed, saturation, guidance)
     except ColorizeError as error:
         raise click.UsageError(str(error), ctx) from error
 

@@ -36,7 +36,11 @@ def train() -> None:
 @click.option("--base", metavar="MODEL", help="A shipped model or a model folder, for the stages that no RUN trained.")
 @click.option("--temperature", type=click.FloatRange(min=0), metavar="T",
               help="The one to recommend.  [default: the base's, else 1]")  # fmt: skip
-def export(runs: tuple[Path, ...], output: Path, base: str | None, temperature: float | None) -> int:
+@click.option("--guidance", type=click.FloatRange(0, 1), metavar="G",
+              help="The one to recommend.  [default: the base's, else 0]")  # fmt: skip
+def export(
+    runs: tuple[Path, ...], output: Path, base: str | None, temperature: float | None, guidance: float | None
+) -> int:
     """Write a model folder from the averaged weights of RUNs, one a stage."""
     from colorize_cli import config
     from colorize_cli.checkpoints import load_model, save_model
@@ -48,11 +52,18 @@ def export(runs: tuple[Path, ...], output: Path, base: str | None, temperature: 
             model = load_model(base)
             stages = {stage: getattr(model, stage) for stage in config.STAGES}
             temperature = model.temperature if temperature is None else temperature
+            guidance = model.guidance if guidance is None else guidance
         stages |= dict(averaged_stage(run) for run in runs)
         missing = set(config.STAGES) - set(stages)
         if missing:
             raise ColorizeError(f"no run of {', '.join(sorted(missing))} is given; give one, or a model by --base")
-        save_model(output, output.name, stages, temperature=1.0 if temperature is None else temperature)
+        save_model(
+            output,
+            output.name,
+            stages,
+            temperature=1.0 if temperature is None else temperature,
+            guidance=guidance or 0.0,
+        )
     except ColorizeError as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"wrote {output}")
