@@ -45,7 +45,7 @@ SMALL: dict[str, StageConfig] = {
         gray_bias=True,
     ),
     "color_upsampler": ColorUpsamplerConfig(hidden=128, feed_forward=128, layers=3),
-    "spatial_upsampler": SpatialUpsamplerConfig(hidden=64, feed_forward=64, layers=1, enlargement="chroma"),
+    "spatial_upsampler": SpatialUpsamplerConfig(hidden=64, feed_forward=64, heads=1, layers=1, enlargement="chroma"),
 }
 
 PRESETS = {"small": SMALL, "published": {stage: config_class() for stage, config_class in STAGES.items()}}
