@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ class Measurement:
     seconds: float  # median
     cpu_seconds: float  # of all threads, median
     runs: int
-    peak_memory: int  # bytes: of the process (CPU), or allocated on the device (CUDA)
+    peak_memory: int  # bytes: of the process (CPU), or allocated on the device (CUDA); 0 where nothing tells
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,10 @@ def _peak_memory(device: torch.device) -> int:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
