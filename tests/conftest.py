@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from colorize_cli.checkpoints import build_stage, save_model
+from colorize_cli.cli import cli
 from colorize_cli.config import ColorUpsamplerConfig, CoreConfig, SpatialUpsamplerConfig, StageConfig
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -45,6 +47,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gray_photo(tmp_path: Path) -> Path:
     """A gray JPEG of 90x60 pixels with some structure."""
     return write_gray(tmp_path / "photo.jpg", 90, 60)
+
+
+@pytest.fixture
+def colorize(tiny_model: Path):  # type: ignore[no-untyped-def]
+    """Run the command with the tiny model; exit codes as the console script gives them."""
+
+    def run(*arguments: object, model: object = tiny_model) -> Result:
+        words = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(cli, [*words, "--model", str(model)], standalone_mode=False)
+        if isinstance(result.return_value, int) and result.exception is None:
+            result.exit_code = result.return_value
+        if result.exception is not None and hasattr(result.exception, "exit_code"):
+            result.exit_code = result.exception.exit_code
+        return result
+
+    return run
 
 
 def write_gray(path: Path, width: int, height: int, seed: int = 0) -> Path:

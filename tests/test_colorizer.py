@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from colorize_cli import Colorizer, SamplingOptions
-from colorize_cli.colorizer import Prediction, resolve_device, resolve_dtypes, see
+from colorize_cli.colorizer import resolve_device, resolve_dtypes
 from colorize_cli.errors import OptionError
+from colorize_cli.views import Prediction, see
 from tests.conftest import EXAMPLES
 
 

@@ -1,176 +1,250 @@
-"""Many photos: which files, which output names, what is there already, what failed."""
+"""A batch of photos: where its pictures go, what draws them, and what every engine does with a photo.
+
+A photo is looked at, drawn together with others, and finished. An engine decides where these three happen.
+"""
 
 from __future__ import annotations
 
-import re
+import itertools
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
 
-from colorize_cli.config import DEFAULT_MAX_PIXELS, OutputOptions, SamplingOptions
-from colorize_cli.errors import ColorizeError, PhotoError
+from colorize_cli import storage
+from colorize_cli.config import CORE_SIZE
+from colorize_cli.errors import ColorizeError, OutputError, PhotoError
+from colorize_cli.outcome import Outcome, RunFacts
+from colorize_cli.steps import Look, Picture, Shaping, StepError
+from colorize_cli.views import mean_bits
 
 if TYPE_CHECKING:
     from colorize_cli.colorizer import Colorizer
-
-# What a folder is searched for; a file named by hand is tried whatever its name.
-_SUFFIXES = ".jpg .jpeg .jpe .jfif .png .tif .tiff .webp .bmp .gif .pgm .ppm .pnm .jp2 .avif"
-PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
-COLOR_IGNORED = "photos that are in colour themselves are coloured anew; their own colours are ignored"
-OUTPUT_NAME = re.compile(r"(?P<stem>.+)_color\d+$")
+    from colorize_cli.config import SamplingOptions
+    from colorize_cli.journal import Journal
+    from colorize_cli.manifest import Manifest
+    from colorize_cli.planning import Todo
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one photo."""
+@dataclass
+class Destination:
+    """Where pictures go and what is kept of it."""
 
-    source: Path
-    status: Literal["written", "skipped", "failed"]
-    outputs: list[Path] = field(default_factory=list)
-    size: tuple[int, int] | None = None  # width, height of the outputs
-    bits_per_pixel: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)  # what could not be kept, and what was passed over
-    error: str = ""
+    output: str | None  # a folder that exists; None: beside each photo, and nothing is kept
+    manifest: Manifest | None = None
+    journal: Journal | None = None
+    force: bool = False  # write over pictures that exist
+    protected: Collection[str] = ()  # absolute paths of the run's photos: never written over
 
-
-@dataclass(frozen=True)
-class Job:
-    """One photo and where its colourings go."""
-
-    source: Path
-    folder: Path
-
-    def outputs(self, count: int, suffix: str) -> list[Path]:
-        """`photo.jpg` -> `photo_color1.jpg`, ..."""
-        return [self.folder / f"{self.source.stem}_color{index + 1}{suffix}" for index in range(count)]
-
-
-def find_photos(inputs: Sequence[Path]) -> tuple[list[Path], list[Outcome]]:
-    """The photos that `inputs` name, each once, and what cannot be had.
-
-    A folder gives the photos directly in it, by name; hidden files are passed over, and so are pictures that
-    lie beside the photo whose colouring their name says they are.
-    """
-    found: dict[Path, None] = {}
-    problems: list[Outcome] = []
-    for path in inputs:
-        try:
-            if not path.is_dir():
-                found[path] = None
+    def wanted(self, todo: Todo, outputs: list[str]) -> list[str]:
+        """Those of a photo's pictures that are to be written. Raises `PhotoError` if one is a photo of the run."""
+        wanted = []
+        for path in outputs:
+            if path in todo.done:
                 continue
-            names = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
-        except OSError as error:
-            problems.append(Outcome(path, "failed", error=f"{path}: the folder cannot be read ({error.strerror})"))
-            continue
-        stems = {p.stem for p in names}
-        photos = []
-        for name in names:
-            output = OUTPUT_NAME.match(name.stem)
-            if not name.name.startswith(".") and not (output and output["stem"] in stems):
-                photos.append(name)
-        if not photos:
-            problems.append(Outcome(path, "failed", error=f"{path}: no photos in this folder"))
-        found.update(dict.fromkeys(photos))
-    return list(found), problems
+            if os.path.abspath(path) in self.protected:
+                raise PhotoError(f"{todo.job.source}: {path} is itself a photo of this run; use another --output")
+            if self.force or path in todo.replaced or not storage.exists(path):
+                wanted.append(path)
+        return wanted
+
+    def begin(self, todo: Todo, outputs: list[str]) -> None:
+        """Note that pictures are about to be written."""
+        if self.manifest is not None and self.journal is not None:
+            name = self.manifest.name(todo.job.folder, todo.job.name)
+            self.journal.begin(name, [self.manifest.relative(path) for path in outputs])
+
+    def record(self, todo: Todo, outcome: Outcome, facts: RunFacts) -> Outcome:
+        """Put a finished photo into the manifest; what was skipped is there or is none of ours. Returns `outcome`."""
+        if self.manifest is not None and outcome.status != "skipped":
+            name = self.manifest.name(todo.job.folder, todo.job.name)
+            self.manifest.append(facts.manifest_line(outcome, name))
+        return outcome
 
 
-def colorize_photos(
+class Engine(Protocol):
+    """What colours photos, this machine or many, while it is entered."""
+
+    facts: RunFacts
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def run(
+        self,
+        todos: Iterable[Todo],
+        destination: Destination,
+        *,
+        progress: Callable[[str, float], None],
+        should_stop: Callable[[], bool],
+    ) -> Iterator[Outcome]:
+        """Colour photos; a photo that fails does not stop the rest.
+
+        Args:
+            todos: the photos.
+            destination: where their pictures go.
+            progress: called with a photo that is drawn and how many photos more are drawn since, in parts.
+            should_stop: asked before a photo is begun; those in flight are finished.
+
+        Returns:
+            Outcomes as they are there, roughly in order.
+
+        Raises:
+            OutputError: nothing can be written any more; what is finished by then is recorded.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A photo that was looked at and drawn, with all that finishing it takes."""
+
+    todo: Todo
+    look: Look
+    pictures: list[Picture]  # all of them, also those that are there
+    bits_per_pixel: list[float]
+    seconds: float  # of looking and drawing
+
+
+def needs_drawing(todo: Todo, look: Look, destination: Destination, samples: int) -> Outcome | None:
+    """The outcome of a photo of which nothing is to be written after all; None if something is."""
+    outputs = todo.job.outputs(samples, look.suffix)
+    try:
+        wanted = destination.wanted(todo, outputs)
+    except PhotoError as error:
+        return failure(todo.job.source, error)
+    return None if wanted else Outcome(todo.job.source, "skipped", outputs, skipped="exists")
+
+
+def draw(
     colorizer: Colorizer,
-    photos: Sequence[Path],
+    group: Sequence[tuple[Todo, Look]],
     options: SamplingOptions,
-    *,
-    folder: Path | None = None,
-    size: Literal["original", "256"] = "original",
-    force: bool = False,
-    written: OutputOptions | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    progress: Callable[[Path, int], None] | None = None,
-) -> Iterator[Outcome]:
-    """Colour `photos` one after another; a photo that fails does not stop the rest.
+    shaping: Shaping,
+    progress: Callable[[str, float], None],
+) -> list[Drawn]:
+    """Draw photos together; `progress` is called as `Engine.run` says."""
+    started = time.monotonic()
+    samples = colorizer.samples(options)
+    names = [(todo.job.source, len(look.views)) for todo, look in group for _ in look.views]
+    rows_a_view, drawn_rows = samples * CORE_SIZE, 0
 
-    Args:
-        folder: where the pictures go; beside each photo if None.
-        size: `original`, the photo's own, or `256`, the model's own 256x256 RGB.
-        force: write over files that exist; otherwise they stay and only what is missing is written.
-        written: format, quality and metadata of the pictures.
-        max_pixels: photos of more are refused.
-        progress: called with the photo and the number of rows just drawn, 64 a sample.
-    """
-    taken: dict[Path, Path] = {}
-    protected = {path.resolve() for path in photos}
-    for source in photos:
-        started = time.monotonic()
-        job = Job(source, folder or source.parent)
-        try:
-            outcome = _colorize_one(
-                colorizer, job, options, size, force, written or OutputOptions(), max_pixels, protected, taken, progress
-            )
-        except ColorizeError as error:
-            outcome = Outcome(source, "failed", error=str(error))
-        except OSError as error:  # a name too long, a folder that may not be looked into
-            outcome = Outcome(source, "failed", error=f"{source}: {error.strerror}; use another name or --output")
-        yield _timed(outcome, time.monotonic() - started)
+    def report(rows: int) -> None:
+        nonlocal drawn_rows
+        name, views = names[min(drawn_rows // rows_a_view, len(names) - 1)]
+        progress(name, rows / rows_a_view / views)
+        drawn_rows += rows
+
+    views = [view for _, look in group for view in look.views]
+    predictions = iter(colorizer.predict(views, options, report))
+    seconds = (time.monotonic() - started) / len(group)
+    drawn = []
+    for todo, look in group:
+        pictures = []
+        name = os.path.basename(todo.job.source)
+        outputs = todo.job.outputs(samples, look.suffix)
+        photo = list(zip(*itertools.islice(predictions, len(look.views)), strict=True))  # a tuple of views a sample
+        for index, path in enumerate(outputs):
+            record = colorizer.provenance(name, look.sha256, index + 1, options, shaping.output, shaping.size)
+            pictures.append(Picture(path, photo[index], record))
+        drawn.append(Drawn(todo, look, pictures, [mean_bits(sample) for sample in photo], look.seconds + seconds))
+    return drawn
 
 
-def _timed(outcome: Outcome, seconds: float) -> Outcome:
-    return Outcome(**{**vars(outcome), "seconds": seconds})
-
-
-def _colorize_one(
-    colorizer: Colorizer,
-    job: Job,
-    options: SamplingOptions,
-    size: str,
-    force: bool,
-    written: OutputOptions,
-    max_pixels: int,
-    protected: set[Path],
-    taken: dict[Path, Path],
-    progress: Callable[[Path, int], None] | None,
+def finish(
+    drawn: Drawn,
+    destination: Destination,
+    shaping: Shaping,
+    write: Callable[[str, str, Sequence[Picture], Shaping, str | None], tuple[tuple[int, int], list[str]]],
 ) -> Outcome:
-    from colorize_cli.colorizer import views
-    from colorize_cli.photo import open_photo, output_suffix, save_photo
+    """Have `write`, which is `storage.finish` here or elsewhere, write a photo's pictures.
 
-    opened = open_photo(job.source, max_pixels=max_pixels)
-    count = 1 if colorizer.temperature(options) == 0 else options.samples
-    outputs = job.outputs(count, output_suffix(opened, job.source.suffix, written))
-    for path in outputs:
-        resolved = path.resolve()
-        if resolved in protected:
-            raise PhotoError(f"{job.source}: {path} is itself a photo of this run; use another --output")
-        if taken.setdefault(resolved, job.source) != job.source:
-            raise PhotoError(f"{job.source}: {path} is already the result of {taken[resolved]}; use another --output")
-    wanted = [path for path in outputs if force or not path.exists()]
-    if not wanted:
-        return Outcome(job.source, "skipped", outputs)
-    _prepare_folder(job.folder)
-    report = None if progress is None else lambda rows: progress(job.source, rows)
-    predictions = colorizer.predict(views(opened), options, report)
-    height, width = opened.luma.shape
-    bits = []
-    notes = dict.fromkeys([COLOR_IGNORED] if opened.has_color else [])
-    for result in colorizer.join(opened, predictions, options):
-        bits.append(result.bits_per_pixel)
-        path = outputs[result.index - 1]
-        if path in wanted:
-            pages = result.model_pages if size == "256" else result.pages
-            record = colorizer.provenance(opened, result.index, options, written, size)
-            notes.update(dict.fromkeys(save_photo(pages, opened, path, written, record)))
+    Raises `OutputError` if nothing can be written any more.
+    """
+    started = time.monotonic()
+    todo, look = drawn.todo, drawn.look
+    outputs = [picture.path for picture in drawn.pictures]
+    try:
+        wanted = destination.wanted(todo, outputs)
+        destination.begin(todo, wanted)
+        pictures = [picture for picture in drawn.pictures if picture.path in wanted]
+        size, notes = write(todo.job.source, look.sha256, pictures, shaping, destination.output)
+    except OutputError:
+        raise
+    except Exception as error:
+        return failure(todo.job.source, error)
     return Outcome(
-        job.source,
+        todo.job.source,
         "written",
         outputs,
-        (256, 256) if size == "256" else (width, height),
-        bits,
-        notes=list(notes),
+        size=size,
+        bits_per_pixel=drawn.bits_per_pixel,
+        seconds=drawn.seconds + time.monotonic() - started,
+        sha256=look.sha256,
+        input_bytes=look.input_bytes,
+        input_mtime_ns=look.input_mtime_ns,
+        notes=[*look.notes, *notes],
     )
 
 
-def _prepare_folder(folder: Path) -> None:
+def failure(source: str, error: Exception) -> Outcome:
+    """The outcome of a photo that failed; an error that nobody foresaw does not end the night's run either."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PhotoError(f"{folder}: the output folder cannot be made ({error.strerror})") from error
+        status = os.stat(source)
+        known: tuple[int | None, int | None] = (status.st_size, status.st_mtime_ns)
+    except OSError:
+        known = (None, None)
+    message = str(error)
+    if not isinstance(error, ColorizeError):
+        message = f"not foreseen: {type(error).__name__}: {message}; please report it with the photo"
+    if not message.startswith(source):
+        message = f"{source}: {message}"
+    final = not (isinstance(error, StepError) and error.passing)
+    return Outcome(source, "failed", input_bytes=known[0], input_mtime_ns=known[1], error=message, final=final)
+
+
+def request_facts(
+    sampling: SamplingOptions,
+    shaping: Shaping,
+    dtype: str,
+    *,
+    recommended: tuple[float, float],
+    model: str,
+    model_sha256: str,
+    device: str,
+    dtypes: Mapping[str, str],
+    threads: int,
+) -> RunFacts:
+    """What is recorded with every photo of a request.
+
+    `dtype` is the one asked for, `dtypes` those of the stages; `recommended` are the model's temperature and guidance.
+    """
+    temperature = recommended[0] if sampling.temperature is None else sampling.temperature
+    guidance = recommended[1] if sampling.guidance is None else sampling.guidance
+    drawing = {"seed": sampling.seed, "temperature": temperature, "guidance": guidance}
+    options = {**drawing, **asdict(shaping), "dtype": dtype}
+    del options["max_pixels"]  # shapes nothing
+    samples = 1 if temperature == 0 else sampling.samples
+    return RunFacts(samples, sampling.seed, temperature, options, model, model_sha256, device, dtypes, threads)
+
+
+def colorizer_facts(colorizer: Colorizer, sampling: SamplingOptions, shaping: Shaping, dtype: str) -> RunFacts:
+    """What is recorded with every photo that `colorizer` colours; `dtype` is the one asked for."""
+    import torch
+
+    return request_facts(
+        sampling,
+        shaping,
+        dtype,
+        recommended=(colorizer.model.temperature, colorizer.model.guidance),
+        model=colorizer.model.name,
+        model_sha256=colorizer.model.sha256,
+        device=str(colorizer.device),
+        dtypes={stage: str(dtype).removeprefix("torch.") for stage, dtype in colorizer.dtypes.items()},
+        threads=torch.get_num_threads(),
+    )

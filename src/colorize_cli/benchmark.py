@@ -21,13 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from colorize_cli import chroma, machine
 from colorize_cli.checkpoints import build_stage, save_model
-from colorize_cli.colorizer import Colorizer, GrayPhoto, see
+from colorize_cli.colorizer import Colorizer
 from colorize_cli.config import BACKBONE_SIZE, STAGES
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile, project_context
 from colorize_cli.models.upsamplers import ChannelUpsampler
 from colorize_cli.photo import open_photo, save_photo
 from colorize_cli.sampling import SampleRequest, draw_naively, draw_samples, noise_stream
+from colorize_cli.views import GrayPhoto, see
 
 Result = TypeVar("Result")
 

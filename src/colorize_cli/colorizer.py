@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from colorize_cli import __version__, chroma, palette, photo
+from colorize_cli import __version__, palette, photo
 from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
 from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
@@ -26,20 +26,10 @@ from colorize_cli.sampling import (
     noise_stream,
     samples_at_once,
 )
+from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, mean_bits, model_pages, views
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WIDE = 256  # channels from which a core gains enough by bfloat16 on a CPU
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the three stages say of one sample of a photo, whatever the photo's size."""
-
-    index: int  # sample number, from 1
-    bins: np.ndarray  # (64, 64) int16, 0..511
-    low_res: np.ndarray  # (64, 64, 3) uint8, the colour upsampler's RGB
-    rgb: np.ndarray  # (256, 256, 3) uint8, the spatial upsampler's RGB
-    bits_per_pixel: float  # the core's own at temperature 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,27 +58,6 @@ class Colorization:
     def model_rgb(self) -> Image.Image:
         """The spatial upsampler's own RGB of the first page."""
         return Image.fromarray(self.model_pages[0])
-
-
-@dataclass(frozen=True, eq=False)
-class GrayPhoto:
-    """A photo as the model sees it; made by `see`."""
-
-    gray_256: np.ndarray  # (256, 256) uint8, also what keys the noise
-    gray_64: np.ndarray  # (64, 64) uint8
-    backbone_gray: np.ndarray  # (192, 192) uint8
-
-
-def views(opened: photo.Photo) -> list[GrayPhoto]:
-    """All that the model sees of a photo: every page, in overlapping squares where it is longer than 2:1."""
-    return [see(square) for page in opened.pages for square in photo.squares(page.luma)]
-
-
-def see(luma: np.ndarray) -> GrayPhoto:
-    """The model's view of a luma `(H, W)` uint8 or uint16: the whole of it, squashed to squares."""
-    gray_256, gray_64 = photo.square_grays(luma)
-    small = max(luma.shape) <= gray_64.shape[0]
-    return GrayPhoto(gray_256, gray_64, photo.backbone_gray(gray_64 if small else gray_256))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -157,6 +126,14 @@ class Colorizer:
         """The request's guidance, or the model's recommended one."""
         return self.model.guidance if options.guidance is None else options.guidance
 
+    def samples(self, options: SamplingOptions) -> int:
+        """How many samples a photo gets: one at temperature 0, where all would be the same."""
+        return 1 if self.temperature(options) == 0 else options.samples
+
+    def photos_together(self, options: SamplingOptions) -> int:
+        """How many photos are drawn at once: what is projected of one is large, so no more than full speed takes."""
+        return -(-samples_at_once(self.decoder) // self.samples(options))
+
     @torch.inference_mode()
     def predict(
         self,
@@ -170,9 +147,7 @@ class Colorizer:
         Temperature 0 gives one sample: all would be the same.
         """
         temperature = self.temperature(options)
-        count = 1 if temperature == 0 else options.samples
-        # What is projected of a photo is large: only as many photos at once as are needed to draw at full speed.
-        group = -(-samples_at_once(self.decoder) // count)
+        count, group = self.samples(options), self.photos_together(options)
         results: list[list[Prediction]] = []
         for start in range(0, len(photos), group):
             together = photos[start : start + group]
@@ -232,35 +207,29 @@ class Colorizer:
         `predictions` are those of all of the photo's `views`.
         """
         for samples in zip(*predictions, strict=True):
-            left = iter(samples)
-            maps = []
-            for page in opened.pages:
-                colors = [next(left).rgb for _ in photo.squares(page.luma)]
-                maps.append(photo.joined_squares(colors, *page.luma.shape))
+            maps = color_maps(opened, samples)
             yield Colorization(
                 index=samples[0].index,
                 photo=opened,
-                pages=tuple(
-                    chroma.join(page.luma, colors, options.saturation)
-                    for page, colors in zip(opened.pages, maps, strict=True)
-                ),
-                model_pages=tuple(np.rint(colors).astype(np.uint8) for colors in maps),
+                pages=join(opened, maps, options.saturation),
+                model_pages=model_pages(maps),
                 low_res=Image.fromarray(samples[0].low_res),
                 coarse=Image.fromarray(palette.bins_to_rgb(samples[0].bins).astype(np.uint8)),
-                bits_per_pixel=sum(sample.bits_per_pixel for sample in samples) / len(samples),
+                bits_per_pixel=mean_bits(samples),
                 seed=options.seed,
                 temperature=self.temperature(options),
             )
 
     def provenance(
         self,
-        opened: photo.Photo,
+        name: str,
+        sha256: str,
         index: int,
         options: SamplingOptions,
         output: OutputOptions | None = None,
         size: str = "original",
     ) -> Provenance:
-        """What makes sample `index`, from 1, of a photo: the record that goes into its picture."""
+        """What makes sample `index`, from 1, of the photo in the file of that name: what goes into its picture."""
         output = output or OutputOptions()
         shaping = {name: value for name, value in asdict(options).items() if name != "samples"}
         written = {name: value for name, value in asdict(output).items() if name != "provenance"}
@@ -276,8 +245,8 @@ class Colorizer:
             device=str(self.device),
             threads=torch.get_num_threads(),
             torch=torch.__version__,
-            input=opened.name,
-            input_sha256=opened.sha256,
+            input=name,
+            input_sha256=sha256,
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:

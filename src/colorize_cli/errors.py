@@ -15,3 +15,7 @@ class PhotoError(ColorizeError):
 
 class ModelError(ColorizeError):
     """A model folder, checkpoint or tensor is missing, left over, mis-shaped or altered."""
+
+
+class OutputError(ColorizeError):
+    """Nothing can be written any more: the disk is full, or the output folder is gone or may not be written to."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from colorize_cli import chroma, palette
-from colorize_cli.colorizer import Colorizer, GrayPhoto, see
+from colorize_cli.colorizer import Colorizer
 from colorize_cli.config import CORE_SIZE, FULL_SIZE, SamplingOptions
 from colorize_cli.errors import OptionError
 from colorize_cli.judge import Judge, class_of
@@ -32,6 +32,7 @@ from colorize_cli.metrics import (
 )
 from colorize_cli.models.upsamplers import ChannelUpsampler
 from colorize_cli.photo import squash
+from colorize_cli.views import GrayPhoto, see
 
 PHOTOS_AT_ONCE = 4  # drawn together
 

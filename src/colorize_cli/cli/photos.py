@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from colorize_cli.cli.output import output_options
-from colorize_cli.config import CORE_SIZE, OutputOptions, SamplingOptions
+from colorize_cli.cli.streams import StandardStreams
+from colorize_cli.config import OutputOptions, SamplingOptions
 from colorize_cli.errors import ColorizeError
+from colorize_cli.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.console import Console
-
-    from colorize_cli.batch import Outcome
-    from colorize_cli.colorizer import Colorizer
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,10 +33,29 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+class Shard(click.ParamType[tuple[int, int]]):
+    """`2/8`: the second of eight parts."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The part, from 1, and how many there are."""
+        if isinstance(value, tuple):
+            return value
+        index, _, count = str(value).partition("/")
+        if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+            return int(index), int(count)
+        return self.fail(f"{value!r} is no part of a whole; write I/N with I from 1 to N, such as 2/8", param, ctx)
+
+
 @click.command("photos", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("inputs", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where the pictures go; beside each photo if not given.")  # fmt: skip
+@click.argument("inputs", nargs=-1, metavar="PHOTO...", type=click.Path(allow_dash=True))
+@click.option("-o", "--output", type=click.Path(file_okay=False, allow_dash=True), metavar="DIR",
+              help="Where the pictures go, with the tree of folders below each PHOTO that is one, and a record of the "
+                   "run; beside each photo if not given; - for standard output.")  # fmt: skip
+@click.option("-r", "--recursive", is_flag=True, help="Search folders for photos all the way down.")
+@click.option("--from-file", type=click.Path(dir_okay=False, exists=True, allow_dash=True), metavar="LIST",
+              help="Names of more photos, one a line or separated by NUL; - for standard input.")  # fmt: skip
 @click.option("-n", "--samples", type=int, default=3, show_default=True, metavar="N",
               help="How many different colourings of each photo.")  # fmt: skip
 @click.option("-t", "--temperature", type=float, metavar="T",
@@ -62,13 +75,25 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",
               help="Of the model.  [default: one a processor core]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write over pictures that exist.")
+@click.option("--retry-failed", is_flag=True, help="Try photos again that failed in an earlier run.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--shard", type=Shard(), metavar="I/N",
+              help="Only the Ith of N equal parts of the photos, for jobs side by side.")  # fmt: skip
+@click.option("--watch", is_flag=True, help="Go on with photos that arrive in the folders given, until interrupted.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="This process, or Ray Data on one machine or many.")  # fmt: skip
+@click.option("--address", metavar="ADDRESS", help="Of a running Ray cluster, or auto.  [default: Ray of its own]")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N",
+              help="Models at work at once under Ray.  [default: as many as there is room for]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON line a photo on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def photos(
     ctx: click.Context,
-    inputs: tuple[Path, ...],
-    output: Path | None,
+    /,
+    inputs: tuple[str, ...],
+    output: str | None,
+    from_file: str | None,
     samples: int,
     temperature: float | None,
     seed: int,
@@ -77,160 +102,84 @@ def photos(
     size: Literal["original", "256"],
     written: OutputOptions,
     max_pixels: int,
-    model: str,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    force: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> int:
     """Colour black-and-white photographs.
 
     photo.jpg becomes photo_color1.jpg, photo_color2.jpg, ..., each another plausible colouring at the photo's
-    own size. A folder given as PHOTO colours the photos in it.
+    own size. PHOTO may be a folder or a quoted pattern such as 'scans/**/*.jpg'; - reads one from standard input.
+
+    With -o, a run that was stopped goes on when the same command is started again.
     """
     try:
-        options = SamplingOptions(samples, temperature, seed, saturation, guidance)
+        sampling = SamplingOptions(samples, temperature, seed, saturation, guidance)
     except ColorizeError as error:
         raise click.UsageError(str(error), ctx) from error
+    if not inputs and from_file is None:
+        raise click.UsageError("Missing argument 'PHOTO...'.", ctx)
+    _check_combination(ctx, inputs, output, from_file, sampling, as_json, options)
 
-    from rich.console import Console
+    from colorize_cli.cli.reporting import Reporter
+    from colorize_cli.cli.session import Request, Session
+    from colorize_cli.listing import read_names
+    from colorize_cli.steps import Shaping
 
-    from colorize_cli.batch import colorize_photos, find_photos
-
-    found, outcomes = find_photos(inputs)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    for problem in outcomes:
-        _say(errors, problem)
-    if not found:
-        return 1
-
-    colorizer = _load(ctx, model, device, dtype, threads)
-    if as_json:
-        for problem in outcomes:
-            click.echo(json.dumps(_record(problem, colorizer, options)))
-    said: set[str] = set()
-    with _progress(errors, len(found), options, quiet) as advance:
-        results = colorize_photos(
-            colorizer,
-            found,
-            options,
-            folder=output,
-            size=size,
-            force=force,
-            written=written,
-            max_pixels=max_pixels,
-            progress=advance,
+    with StandardStreams(inputs, output) as streams:
+        named = []
+        if from_file is not None:
+            with click.open_file(from_file, "rb") as file:
+                named = read_names(file.read())
+        reporter = Reporter(quiet=quiet, as_json=as_json, table=not streams.to_output, aliases=streams.aliases)
+        shaping = Shaping(saturation, size, written, max_pixels)
+        request = Request(
+            sampling, shaping, streams.inputs, named, streams.output, keeps_manifest=not streams.to_output, **options
         )
-        for outcome in results:
-            outcomes.append(outcome)
-            if outcome.status == "failed":
-                _say(errors, outcome)
-            for note in outcome.notes:
-                if not quiet and note not in said:  # once a run
-                    errors.print(f"note: {_printable(note)}", markup=False)
-                    said.add(note)
-            if as_json:
-                click.echo(json.dumps(_record(outcome, colorizer, options)))
-    if not as_json and not quiet:
-        _print_table(outcomes)
-    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+        try:
+            code = Session(request, reporter).run()
+        except ColorizeError as error:
+            raise click.UsageError(str(error), ctx) from error
+        streams.deliver()
+    return code
 
 
-def _load(ctx: click.Context, model: str, device: str, dtype: str, threads: int | None) -> Colorizer:
-    import torch
+def _check_combination(
+    ctx: click.Context,
+    inputs: tuple[str, ...],
+    output: str | None,
+    from_file: str | None,
+    sampling: SamplingOptions,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    """Options that do not go together."""
 
-    from colorize_cli.colorizer import Colorizer
+    def refuse(message: str) -> None:
+        raise click.UsageError(message, ctx)
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-    try:
-        return Colorizer.from_pretrained(model, device, dtype)
-    except ColorizeError as error:
-        raise click.UsageError(str(error), ctx) from error
-
-
-def _say(console: Console, outcome: Outcome) -> None:
-    console.print(f"error: {_printable(outcome.error)}", markup=False)
-
-
-def _printable(text: object) -> str:
-    """A name with bytes that are no UTF-8, or with line breaks, as one line that any terminal takes."""
-    return " ".join(str(text).encode("utf-8", "replace").decode().splitlines())
-
-
-@contextmanager
-def _progress(
-    console: Console, photo_count: int, options: SamplingOptions, quiet: bool
-) -> Iterator[Callable[[Path, int], None] | None]:
-    if quiet or not console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        samples = 1 if options.temperature == 0 else options.samples
-        task = bar.add_task("", total=photo_count * samples * CORE_SIZE)
-
-        def advance(source: Path, rows: int) -> None:
-            bar.update(task, description=_printable(source.name), advance=rows)
-
-        yield advance
-
-
-def _record(outcome: Outcome, colorizer: Colorizer, options: SamplingOptions) -> dict[str, Any]:
-    import torch
-
-    record: dict[str, Any] = {
-        "input": str(outcome.source),
-        "status": outcome.status,
-        "outputs": [str(path) for path in outcome.outputs],
-        "size": list(outcome.size) if outcome.size else None,
-        "seed": options.seed,
-        "temperature": colorizer.temperature(options),
-        "saturation": options.saturation,
-        "bits_per_pixel": [round(bits, 6) for bits in outcome.bits_per_pixel],
-        "model": colorizer.model.name,
-        "model_sha256": colorizer.model.sha256,
-        "device": str(colorizer.device),
-        "dtype": {stage: str(dtype).removeprefix("torch.") for stage, dtype in colorizer.dtypes.items()},
-        "threads": torch.get_num_threads(),
-        "seconds": round(outcome.seconds, 3),
-    }
-    if outcome.notes:
-        record["notes"] = outcome.notes
-    if outcome.error:
-        record["error"] = outcome.error
-    return record
-
-
-def _print_table(outcomes: Iterable[Outcome]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold")
-    for name in ("photo", "pictures", "size", "bits/pixel", "seconds"):
-        table.add_column(name, overflow="fold")  # names stay whole on a narrow screen
-    for outcome in outcomes:
-        pictures = "\n".join(map(_printable, outcome.outputs)) or "-"
-        if outcome.status == "skipped":
-            pictures = f"skipped, exists: {pictures}"
-        elif outcome.status == "failed":
-            pictures = "failed"
-        table.add_row(
-            Text(_printable(outcome.source)),
-            Text(pictures),
-            "x".join(map(str, outcome.size)) if outcome.size else "",
-            "\n".join(f"{bits:.3f}" for bits in outcome.bits_per_pixel),
-            f"{outcome.seconds:.1f}" if outcome.status == "written" else "",
-        )
-    Console(soft_wrap=True).print(table)
+    if inputs.count("-") + (from_file == "-") > 1:
+        refuse("standard input can be read only once")
+    if "-" in inputs and output is None:
+        refuse("a photo from standard input needs --output: a folder, or - for standard output")
+    if output == "-":
+        if len(inputs) != 1 or from_file is not None or Path(inputs[0]).is_dir():
+            refuse("--output - takes one photo")
+        if sampling.samples != 1 and sampling.temperature != 0:
+            refuse("--output - takes one picture: add --samples 1")
+        if as_json:
+            refuse("--output - and --json both want standard output")
+    if options["watch"] and (
+        options["dry_run"]
+        or options["shard"]
+        or from_file is not None
+        or not all(Path(name).is_dir() for name in inputs)
+    ):
+        refuse("--watch takes folders, and neither --dry-run nor --shard")
+    if options["engine"] == "ray":
+        if output in {None, "-"} or options["watch"]:
+            refuse("--engine ray needs --output with a folder or a URL, and does not --watch")
+    elif options["address"] is not None or options["workers"] is not None:
+        refuse("--address and --workers are for --engine ray")
+    elif any(is_url(name) for name in (*inputs, output or "")):
+        refuse("URLs are for --engine ray; give local paths, or add it")

@@ -1,0 +1,46 @@
+"""Standard input as a photo, standard output as a picture: files in a folder that goes when the command ends."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class StandardStreams:
+    """`-` among the inputs and as the output, replaced by names of files."""
+
+    def __init__(self, inputs: Sequence[str], output: str | None) -> None:
+        self.inputs, self.output = list(inputs), output
+        self.to_output = output == "-"
+        self.aliases: dict[str, str] = {}  # what to call a file when speaking of it
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Self:
+        if "-" not in self.inputs and not self.to_output:
+            return self
+        self._folder = Path(tempfile.mkdtemp(prefix="colorize-"))
+        if "-" in self.inputs:
+            path = self._folder / "stdin"
+            path.write_bytes(sys.stdin.buffer.read())
+            self.inputs[self.inputs.index("-")] = str(path)
+            self.aliases[str(path)] = "-"
+        if self.to_output:
+            self.output = str(self._folder / "out")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def deliver(self) -> None:
+        """Give the picture to standard output, if there is one and it is wanted there."""
+        if self.to_output and self.output is not None:
+            for path in Path(self.output).glob("*"):
+                sys.stdout.buffer.write(path.read_bytes())

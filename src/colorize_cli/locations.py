@@ -1,0 +1,30 @@
+"""Names of places: local paths and URLs alike, as plain strings."""
+
+from __future__ import annotations
+
+import os
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a URL (`s3://...`) and no local path."""
+    scheme, separator, _ = name.partition("://")
+    return bool(separator) and scheme.replace("+", "").replace("-", "").isalnum()
+
+
+def identity(name: str) -> str:
+    """A name that means the same wherever it is used: an absolute path, or the URL."""
+    return name if is_url(name) else os.path.abspath(name)
+
+
+def below(root: str, relative: str) -> str:
+    """The place below a folder or URL that `relative`, with `/` between its parts, names."""
+    if is_url(root):
+        return f"{root}/{relative}" if relative else root
+    return os.path.normpath(os.path.join(root, *relative.split("/")))
+
+
+def relative_to(root: str, name: str) -> str:
+    """What `below` takes back to `name`."""
+    if is_url(root):
+        return name.removeprefix(f"{root}/")
+    return os.path.relpath(name, root).replace(os.sep, "/")

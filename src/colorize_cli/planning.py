@@ -1,0 +1,171 @@
+"""What is still to be done: which photos, which of their pictures, and what became of the rest in earlier runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from colorize_cli import storage
+from colorize_cli.atomic import sweep
+from colorize_cli.listing import Listing
+from colorize_cli.locations import below, identity, is_url
+from colorize_cli.manifest import Manifest, Record, options_key
+from colorize_cli.naming import Job
+from colorize_cli.outcome import Outcome, RunFacts
+from colorize_cli.photo import FORMATS, format_of
+from colorize_cli.provenance import read_provenance
+
+COLOR_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in known.suffixes)
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """One photo that is to be coloured."""
+
+    job: Job
+    done: frozenset[str] = frozenset()  # its pictures that are there already, by the same options
+    replaced: frozenset[str] = frozenset()  # pictures of this tool that may be written over
+
+
+@dataclass
+class Plan:
+    """What a run has before it, and what it need not do."""
+
+    todos: list[Todo] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)  # of photos that need no work
+    changed: int = 0  # photos that were coloured with other options or another model
+
+
+def set_own_aside(listing: Listing, manifest: Manifest | None) -> int:
+    """Take the pictures that this tool made out of a listing, by manifests and provenance; returns how many."""
+    own: set[str] = set()
+    known: set[str] = set()  # photos that were coloured before are none
+    folders = dict.fromkeys(os.path.abspath(folder) for folder in listing.manifests)
+    manifests = [
+        Manifest(folder) for folder in folders if manifest is None or folder != os.path.abspath(manifest.folder)
+    ]
+    for each in [*manifests, *([manifest] if manifest is not None else [])]:
+        root = identity(each.root)
+        for record in each.records.values():
+            own.update(below(root, path) for path in record.outputs)
+            known.add(record.input)
+    entries = []
+    for entry in listing.entries:
+        path = identity(entry.source)
+        if path in own:
+            continue
+        if path not in known and not is_url(path) and read_provenance(Path(path)) is not None:
+            continue
+        entries.append(entry)
+    count = len(listing.entries) - len(entries)
+    listing.entries = entries
+    return count
+
+
+class Planner:
+    """Compares jobs with what is there."""
+
+    def __init__(
+        self,
+        facts: RunFacts,
+        manifest: Manifest | None = None,
+        unrecorded: Mapping[str, Sequence[str]] | None = None,
+        *,
+        force: bool = False,
+        retry_failed: bool = False,
+    ) -> None:
+        """How to compare.
+
+        Args:
+            facts: of the run; a photo that was coloured by others is coloured again.
+            manifest: of the output folder; without one, existing pictures stay.
+            unrecorded: pictures that a killed run may have left, by the manifest's names.
+            force: do all again.
+            retry_failed: do again what failed.
+        """
+        self.count, self.key = facts.samples, options_key(facts.options, facts.model_sha256)
+        self.format: str | None = facts.options["output"]["format"]
+        self.manifest, self.unrecorded = manifest, unrecorded or {}
+        self.force, self.retry_failed = force, retry_failed
+        self._names: dict[str, frozenset[str]] = {}  # what is in each folder, read once
+
+    def plan(self, jobs: Iterable[Job]) -> Plan:
+        """Sort jobs into what is to be done and what is not."""
+        plan = Plan()
+        for job in jobs:
+            self._take(job, plan)
+        return plan
+
+    def _take(self, job: Job, plan: Plan) -> None:
+        if self.force:
+            plan.todos.append(Todo(job))
+            return
+        if self.manifest is None:
+            self._take_unknown(job, plan, frozenset())
+            return
+        name = self.manifest.name(job.folder, job.name)
+        record = self.manifest.records.get(name)
+        left = frozenset(self._absolute(self.unrecorded.get(name, ())))
+        if record is None:
+            self._take_unknown(job, plan, left)
+        elif record.status == "failed":
+            if record.final and not self.retry_failed and not file_changed(job.source, record):
+                plan.outcomes.append(Outcome(job.source, "failed", error=record.error))
+            else:
+                plan.todos.append(Todo(job, replaced=left))
+        elif record.key != self.key or left or file_changed(job.source, record):
+            plan.changed += record.key != self.key
+            plan.todos.append(Todo(job, replaced=left.union(self._absolute(record.outputs))))
+        else:
+            outputs = self._absolute(record.outputs)
+            there = frozenset(path for path in outputs if self._exists(path))
+            wanted = job.outputs(self.count, os.path.splitext(outputs[0])[1])
+            if there.issuperset(wanted):
+                plan.outcomes.append(Outcome(job.source, "skipped", wanted, skipped="done"))
+            else:
+                plan.todos.append(Todo(job, done=there))
+
+    def _take_unknown(self, job: Job, plan: Plan, left: frozenset[str]) -> None:
+        """A photo of which no record tells: pictures that have its names are somebody's, and stay."""
+        likely = self.likely_outputs(job)
+        if left.isdisjoint(likely) and all(self._exists(path) for path in likely):
+            plan.outcomes.append(Outcome(job.source, "skipped", likely, skipped="exists"))
+        else:
+            plan.todos.append(Todo(job, replaced=left))
+
+    def likely_outputs(self, job: Job) -> list[str]:
+        """A photo's pictures, if it is in the format that its name says."""
+        suffix = os.path.splitext(job.source)[1]
+        if self.format is not None:
+            known = FORMATS[format_of(Path(f"photo.{self.format}"))].suffixes
+            return job.outputs(self.count, suffix if suffix.lower() in known else f".{self.format}")
+        return job.outputs(self.count, suffix if suffix.lower() in COLOR_SUFFIXES else ".png")
+
+    def _absolute(self, outputs: Iterable[str]) -> list[str]:
+        assert self.manifest is not None
+        return [self.manifest.absolute(path) for path in outputs]
+
+    def _exists(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            self._names[folder] = storage.names(folder)
+        return name in self._names[folder]
+
+
+def sweep_folders(todos: Iterable[Todo]) -> None:
+    """Remove what killed processes left half written where pictures of these photos go."""
+    for folder in {todo.job.folder for todo in todos if not is_url(todo.job.folder)}:
+        sweep(Path(folder), tuple(COLOR_SUFFIXES))
+
+
+def file_changed(source: str, record: Record) -> bool:
+    """Whether a photo's file is not the one that a record tells of, by its size and time; never asked of a URL."""
+    if is_url(source):
+        return False
+    try:
+        status = os.stat(source)
+    except OSError:
+        return record.input_bytes is not None
+    return (status.st_size, status.st_mtime_ns) != (record.input_bytes, record.input_mtime_ns)

@@ -1,0 +1,151 @@
+"""The two steps of a photo beside the model: look at it, and finish its pictures. The one place for both.
+
+Both open the photo anew, so that between them nothing the size of a photo is kept. Neither loads torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from colorize_cli.config import DEFAULT_MAX_PIXELS, OutputOptions
+from colorize_cli.errors import ColorizeError, OutputError, PhotoError
+from colorize_cli.photo import Photo, open_photo, output_suffix, save_photo
+from colorize_cli.provenance import Provenance
+from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, model_pages, views
+
+COLOR_IGNORED = "photos that are in colour themselves are coloured anew; their own colours are ignored"
+# What no other picture can be written after either.
+HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """What of the options shapes a picture beside the model."""
+
+    saturation: float = 1.0
+    size: Literal["original", "256"] = "original"
+    output: OutputOptions = field(default_factory=OutputOptions)
+    max_pixels: int = DEFAULT_MAX_PIXELS  # photos of more are refused
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the first step found."""
+
+    views: list[GrayPhoto]  # all that the model is to see of the photo
+    suffix: str  # of the pictures
+    size: tuple[int, int]  # width, height of the photo, upright
+    notes: list[str]  # what was passed over
+    sha256: str  # of the photo's file
+    input_bytes: int  # of the photo's file, as is the next
+    input_mtime_ns: int
+    seconds: float  # that looking took
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture to be written."""
+
+    path: str
+    samples: Sequence[Prediction]  # of all of the photo's views
+    provenance: Provenance
+
+
+class StepError(ColorizeError):
+    """A photo that failed, from a process that may be another one: plain enough to cross over."""
+
+    def __init__(self, message: str, passing: bool = True) -> None:
+        super().__init__(message, passing)
+        self.passing = passing  # whether the trouble is not the photo's own, so that the next run tries again
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def look(source: str, shaping: Shaping) -> Look:
+    """Open a photo and take the model's view of it. Raises `StepError`."""
+    started = time.monotonic()
+    opened, status = _open(source, shaping)
+    height, width = opened.luma.shape
+    try:
+        suffix = output_suffix(opened, os.path.splitext(source)[1], shaping.output)
+    except PhotoError as error:
+        raise StepError(str(error)) from error
+    return Look(
+        views=views(opened),
+        suffix=suffix,
+        size=(width, height),
+        notes=[COLOR_IGNORED] if opened.has_color else [],
+        sha256=opened.sha256,
+        input_bytes=status.st_size,
+        input_mtime_ns=status.st_mtime_ns,
+        seconds=time.monotonic() - started,
+    )
+
+
+def finish(
+    source: str, sha256: str, pictures: Sequence[Picture], shaping: Shaping, root: str | None = None
+) -> tuple[tuple[int, int], list[str]]:
+    """Join predicted colours to a photo and write the pictures.
+
+    Args:
+        source: the photo.
+        sha256: of its file, when it was looked at.
+        pictures: what to write where.
+        shaping: how.
+        root: the output folder: it must still be there, and folders are made below it.
+
+    Returns:
+        Width and height of the pictures, and what they could not keep.
+
+    Raises:
+        StepError: the photo changed or went away, or this picture cannot be written.
+        OutputError: no picture can.
+    """
+    opened, _ = _open(source, shaping)
+    if opened.sha256 != sha256:
+        raise StepError(f"{source}: the file changed while it was coloured; start again")
+    notes: dict[str, None] = {}
+    for picture in pictures:
+        if root is not None and not os.path.isdir(root):
+            raise OutputError(f"{root}: the output folder is gone")
+        folder = os.path.dirname(picture.path) or "."
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            _give_up(error, f"{folder}: the output folder cannot be made ({error.strerror})")
+        maps = color_maps(opened, picture.samples)
+        pages = model_pages(maps) if shaping.size == "256" else join(opened, maps, shaping.saturation)
+        try:
+            lost = save_photo(pages, opened, Path(picture.path), shaping.output, picture.provenance)
+        except PhotoError as error:
+            _give_up(error.__cause__, str(error))
+        notes.update(dict.fromkeys(lost))
+    height, width = pages[0].shape[:2]
+    return (width, height), list(notes)
+
+
+def _give_up(cause: BaseException | None, message: str) -> NoReturn:
+    if isinstance(cause, OSError) and cause.errno in HOPELESS:
+        raise OutputError(message) from cause
+    raise StepError(message) from cause
+
+
+def _open(source: str, shaping: Shaping) -> tuple[Photo, os.stat_result]:
+    """A photo, and what the file system says of its file."""
+    try:
+        status = os.stat(source)
+        return open_photo(source, max_pixels=shaping.max_pixels), status
+    except PhotoError as error:
+        cause = error.__cause__
+        raise StepError(str(error), passing=isinstance(cause, OSError) and cause.errno is not None) from cause
+    except FileNotFoundError as error:
+        raise StepError(f"{source}: no such file; check the name") from error
+    except OSError as error:  # its name is too long, its folder may not be entered
+        raise StepError(f"{source}: cannot be read ({error.strerror}); check the name and the rights") from error

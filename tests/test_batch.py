@@ -1,0 +1,292 @@
+"""Many photos: nothing lost, whatever happens midway; the same bytes however the work is divided."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import write_gray
+
+SCRIPT = Path(sys.executable).with_name("colorize")
+SIGNALS = pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX sends them")
+
+
+@contextmanager
+def started(*words: object) -> Iterator[subprocess.Popen[str]]:
+    """The console script, running in a process group of its own, of which nothing is left afterwards."""
+
+    def hear_interrupts() -> None:  # a shell's background job starts deaf to them
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        [str(word) for word in (SCRIPT, *words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and errors."""
+    _, errors = process.communicate(timeout=100)
+    assert "Traceback" not in errors
+    return process.returncode, errors
+
+
+def run(*words: object) -> tuple[int, str]:
+    with started(*words) as process:
+        return finish(process)
+
+
+def await_that(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    """All files below `folder` but the manifest: those that are half written too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "manifest.jsonl"
+    }
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    path = folder / "manifest.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos in a tree of folders, some bad ones among them; do not write into it."""
+    root = tmp_path_factory.mktemp("tree")
+    for index in range(14):
+        suffix = (".jpg", ".png", ".tif")[index % 3]
+        write_gray(root / f"box{index % 3}" / f"photo {index}{suffix}", 50 + 3 * index, 80 - 2 * index, index)
+    for index in range(3):
+        (root / f"box{index}" / "bad.jpg").write_bytes(b"no photo" * 99)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tree: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one run that nothing disturbs makes of the tree."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    code, errors = run("-r", tree, "-o", out, "-n", 1, "--model", tiny_model)
+    assert code == 1
+    assert errors.count("error: ") == 3
+    made = pictures(out)
+    assert len(made) == 14
+    return made
+
+
+def check_whole(out: Path, undisturbed: dict[str, bytes]) -> None:
+    """Every good photo coloured, to the same bytes; every bad one recorded with its reason; no file left over."""
+    assert pictures(out) == undisturbed
+    last = {str(line["name"]): line for line in lines(out)}
+    assert sum(line["status"] == "written" for line in last.values()) == 14
+    bad = [line for line in last.values() if line["status"] == "failed"]
+    assert len(bad) == 3
+    assert all("not a photo" in str(line["error"]) for line in bad)
+
+
+@SIGNALS
+def test_a_run_killed_at_random_moments_and_started_again_loses_nothing(
+    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+) -> None:
+    moments = random.Random(7)
+    words = ("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model)
+    for kill in range(3):
+        with started(*words) as process:
+            wanted = 2 + 4 * kill
+            await_that(lambda: len(pictures(tmp_path)) > wanted or process.poll() is not None)  # noqa: B023
+            time.sleep(moments.uniform(0, 0.2))
+            os.killpg(process.pid, signal.SIGKILL)
+    code, errors = run(*words)
+    assert code == 1
+    assert errors.count("not a photo") == 3
+    check_whole(tmp_path, undisturbed)
+    done = [line["name"] for line in lines(tmp_path)]
+    assert len(done) <= 17 + 3 * 10  # no more than what was in flight is done again
+
+
+def test_shards_side_by_side_make_what_one_run_makes(
+    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model)
+    with started(*words, "--shard", "1/3") as first, started(*words, "--shard", "2/3") as second:
+        assert {finish(first)[0], finish(second)[0], run(*words, "--shard", "3/3")[0]} <= {0, 1}
+    check_whole(tmp_path, undisturbed)
+    assert len(lines(tmp_path)) == 17
+
+
+def test_single_photos_are_what_the_batch_makes(
+    colorize, tree: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    photo = next((tree / "box1").glob("photo 4.*"))
+    assert colorize(photo, "-o", tmp_path, "-n", 2).exit_code == 0
+    assert pictures(tmp_path)["photo 4_color1.png"] == undisturbed["box1/photo 4_color1.png"]
+
+
+@SIGNALS
+def test_an_interrupt_finishes_what_is_in_flight_and_says_how_to_go_on(
+    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model)
+    with started(*words) as process:
+        await_that(lambda: any(line["status"] == "written" for line in lines(tmp_path)))
+        process.send_signal(signal.SIGINT)
+        code, errors = finish(process)
+    assert code == 130
+    assert "the same command goes on" in errors
+    made = pictures(tmp_path)
+    assert 0 < len(made) < 14
+    assert sum(line["status"] == "written" for line in lines(tmp_path)) == len(made)
+    assert made.items() <= undisturbed.items()
+    assert run(*words)[0] == 1
+    check_whole(tmp_path, undisturbed)
+    assert len(lines(tmp_path)) == 17
+
+
+@SIGNALS
+def test_a_second_interrupt_stops_at_once_and_leaves_no_half_file(tmp_path: Path, tiny_model: Path) -> None:
+    photo = write_gray(tmp_path / "photo.png", 80, 80)
+    out = tmp_path / "out"
+    with started(photo, "-n", 4000, "-o", out, "--model", tiny_model) as process:
+        await_that(lambda: pictures(out) if out.exists() else None)  # its journal
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "once more stops at once" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        code, _ = finish(process)
+    assert code == 130
+    assert pictures(out) == {}
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, on Linux."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
+def test_a_worker_that_is_killed_is_replaced_and_its_photo_done(
+    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+) -> None:
+    with started("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model) as process:
+        await_that(lambda: lines(tmp_path))
+        workers = [
+            pid for pid in descendants(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        assert workers
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        assert finish(process)[0] == 1
+    check_whole(tmp_path, undisturbed)
+
+
+def test_only_what_has_other_options_is_done_again(colorize, tree: Path, tmp_path: Path) -> None:
+    words = ("-r", tree / "box0", "-o", tmp_path, "-n", 1)
+    photos = len(list((tree / "box0").glob("photo*")))
+    assert colorize(*words).exception is None
+    first = pictures(tmp_path)
+    assert colorize(*words).exit_code == 1  # the bad one is still bad
+    assert len(lines(tmp_path)) == photos + 1
+    assert f"{photos} photos were coloured with other options" in colorize(*words, "--seed", 5).stderr
+    assert len(lines(tmp_path)) == 2 * photos + 1
+    assert pictures(tmp_path).keys() == first.keys()
+    assert all(first[name] != content for name, content in pictures(tmp_path).items())
+    colorize(*words)
+    assert pictures(tmp_path) == first
+
+
+def test_more_samples_leave_the_first_ones_as_they_are(colorize, tmp_path: Path) -> None:
+    photo = write_gray(tmp_path / "photo.png", 40, 30)
+    words = (photo, "-o", tmp_path / "out", "-n")
+    colorize(*words, 1)
+    before = (tmp_path / "out" / "photo_color1.png").stat().st_mtime_ns
+    assert colorize(*words, 2).exit_code == 0
+    assert sorted(pictures(tmp_path / "out")) == ["photo_color1.png", "photo_color2.png"]
+    assert (tmp_path / "out" / "photo_color1.png").stat().st_mtime_ns == before
+
+
+def test_a_failed_photo_is_tried_again_when_asked_or_mended(colorize, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"half a photo")
+    words = (photo, "-o", tmp_path / "out", "-n", 1)
+    for flags, count in (((), 1), ((), 1), (("--retry-failed",), 2)):
+        result = colorize(*words, *flags)
+        assert (result.exit_code, len(lines(tmp_path / "out"))) == (1, count)
+        assert "not a photo" in result.stderr
+    write_gray(photo, 40, 30)
+    assert colorize(*words).exit_code == 0
+    assert [line["status"] for line in lines(tmp_path / "out")] == ["failed", "failed", "written"]
+
+
+def test_a_photo_whose_file_changed_is_coloured_again(colorize, tmp_path: Path) -> None:
+    photo = write_gray(tmp_path / "photo.png", 40, 30)
+    words = (photo, "-o", tmp_path / "out", "-n", 1)
+    colorize(*words)
+    write_gray(photo, 60, 50)
+    assert colorize(*words).exit_code == 0
+    with Image.open(tmp_path / "out" / "photo_color1.png") as image:
+        assert image.size == (60, 50)
+
+
+def test_a_foreign_file_of_a_pictures_name_is_never_written_over(colorize, tmp_path: Path) -> None:
+    photo = write_gray(tmp_path / "photo.png", 40, 30)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "photo_color1.png").write_bytes(b"mine")
+    for seed in (0, 1):
+        assert colorize(photo, "-o", tmp_path / "out", "-n", 1, "--seed", seed).exit_code == 0
+        assert pictures(tmp_path / "out") == {"photo_color1.png": b"mine"}
+
+
+def test_an_output_folder_that_goes_away_stops_the_run(tree: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started("-r", tree, "-o", out, "-n", 1, "--model", tiny_model) as process:
+        await_that(lambda: lines(out))
+        out.rename(tmp_path / "elsewhere")
+        code, errors = finish(process)
+    assert code == 1
+    assert "gone" in errors or "cannot be written" in errors
+    assert "start the same command again" in errors
+    assert not out.exists()
+
+
+def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(tiny_model: Path, tmp_path: Path) -> None:
+    photos = [write_gray(tmp_path / "in" / f"{index:02}.png", 30, 30, index) for index in range(24)]
+    out = tmp_path / "out"
+    with started(tmp_path / "in", "-o", out, "-n", 1, "--model", tiny_model) as process:
+        await_that(lambda: lines(out))
+        photos[-1].unlink()
+        code, errors = finish(process)
+    assert code == 1
+    assert "23.png: no such file" in errors
+    assert len(pictures(out)) == 23
