@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colorize_cli.cli.photos import model_options
+from colorize_cli.cli.refusal import Refusal
 from colorize_cli.errors import ColorizeError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def bench(
                         _print_cost(cost)
             published_way = time_naive(benchmark.colorizer, benchmark.view, rows=2) if naive else None
     except ColorizeError as error:
-        raise click.UsageError(str(error), ctx) from error
+        raise Refusal(str(error)) from error
     if as_json:
         record: dict[str, Any] = {
             "processor": machine.processor(),

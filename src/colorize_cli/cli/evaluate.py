@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colorize_cli.cli.photos import model_options
+from colorize_cli.cli.refusal import Refusal
 from colorize_cli.config import SamplingOptions
 from colorize_cli.errors import ColorizeError
 
@@ -91,7 +92,7 @@ def evaluate(
         if csv_file is not None:
             _write_csv(csv_file, report)
     except ColorizeError as error:
-        raise click.UsageError(str(error), ctx) from error
+        raise Refusal(str(error)) from error
     if options and judge is None:
         click.echo(f"no classifier: give --judge {JUDGE}, which 'colorize train judge' makes", err=True)
     if options and inception is None:

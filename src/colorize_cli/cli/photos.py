@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from colorize_cli.cli.output import output_options
+from colorize_cli.cli.refusal import Refusal
 from colorize_cli.cli.streams import StandardStreams
 from colorize_cli.config import OutputOptions, SamplingOptions
 from colorize_cli.errors import ColorizeError
@@ -116,7 +117,7 @@ def photos(
     try:
         sampling = SamplingOptions(samples, temperature, seed, saturation, guidance)
     except ColorizeError as error:
-        raise click.UsageError(str(error), ctx) from error
+        raise Refusal(str(error)) from error
     if not inputs and from_file is None:
         raise click.UsageError("Missing argument 'PHOTO...'.", ctx)
     _check_combination(ctx, inputs, output, from_file, sampling, as_json, options)
@@ -139,7 +140,7 @@ def photos(
         try:
             code = Session(request, reporter).run()
         except ColorizeError as error:
-            raise click.UsageError(str(error), ctx) from error
+            raise Refusal(str(error)) from error
         streams.deliver()
     return code
 

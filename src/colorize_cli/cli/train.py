@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from colorize_cli.cli.refusal import Refusal
 from colorize_cli.errors import ColorizeError, OptionError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def export(
             guidance=guidance or 0.0,
         )
     except ColorizeError as error:
-        raise click.UsageError(str(error)) from error
+        raise Refusal(str(error)) from error
     click.echo(f"wrote {output}")
     return 0
 
@@ -96,7 +97,7 @@ def judge(data: Path, count: int, cache: Path, output: Path, seed: int) -> int:
             )
         save_judge(trained, output)
     except ColorizeError as error:
-        raise click.UsageError(str(error)) from error
+        raise Refusal(str(error)) from error
     click.echo(f"wrote {output}; it names {accuracy:.1%} of the photographs it did not learn from")
     return 0
 
@@ -173,7 +174,7 @@ def _stage_command(name: str) -> None:
         try:
             _train(STAGES[name], **options)
         except ColorizeError as error:
-            raise click.UsageError(str(error)) from error
+            raise Refusal(str(error)) from error
         return 0
 
     extra = CORE_OPTIONS if name == "coarse" else UPSAMPLER_OPTIONS
