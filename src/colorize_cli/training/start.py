@@ -32,6 +32,7 @@ from colorize_cli.training.loop import CHECKPOINT
 RUN = "run.json"
 MAP_SCALES = (8.0, 4.0, 2.0)  # rough standard deviations of the backbone's three maps
 DECODER_PARTS = frozenset({"outer", "inner", "norm", "head", "pixel_embedding"})
+LATE_STAGES = ("backbone.stages.4.", "backbone.stages.5.", "backbone.stages.6.")
 
 # The sizes that ship, and those of the paper.
 SMALL: dict[str, StageConfig] = {
@@ -157,13 +158,16 @@ def of_decoders(name: str) -> bool:
 def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> None:
     """Set which parameters learn: in phase "encoder" all but the decoders, in "decoders" these, in "joint" both.
 
-    The backbone's depthwise filters never do: on a CPU their gradient costs more than all the rest of the backbone.
+    Of the backbone only the last three stages do, and never the depthwise filters, whose gradient costs more
+    than all the rest of it on a CPU.
     """
+    if core.backbone is not None:
+        core.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster
     learning = {"encoder": {"encoder"}, "decoders": {"decoders"}, "joint": {"encoder", "decoders"}}[phase]
     for name, parameter in core.named_parameters():
         learns = ("decoders" if of_decoders(name) else "encoder") in learning
         if name.startswith("backbone."):
-            learns = learns and unfreeze_backbone and ".depthwise." not in name
+            learns = learns and unfreeze_backbone and ".depthwise." not in name and name.startswith(LATE_STAGES)
         parameter.requires_grad_(learns and ".normalize." not in name)
 
 
