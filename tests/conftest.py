@@ -49,7 +49,7 @@ def gray_photo(tmp_path: Path) -> Path:
     return write_gray(tmp_path / "photo.jpg", 90, 60)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def colorize(tiny_model: Path):  # type: ignore[no-untyped-def]
     """Run the command with the tiny model; exit codes as the console script gives them."""
 

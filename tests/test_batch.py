@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,13 @@ from PIL import Image
 from tests.conftest import write_gray
 
 SCRIPT = Path(sys.executable).with_name("colorize")
+PATIENCE = 300  # seconds: no test takes nearly as long, but the machine may have much else to do
 SIGNALS = pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX sends them")
+
+
+# One thread draws one photo at a time, on every machine: what is in flight does not depend on its cores.
+ONE = ("-n", 1, "--threads", 1)
+GOOD, BAD = 6, 2  # photos of the tree
 
 
 @contextmanager
@@ -47,21 +54,30 @@ def started(*words: object) -> Iterator[subprocess.Popen[str]]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and errors."""
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in errors
     return process.returncode, errors
 
 
-def run(*words: object) -> tuple[int, str]:
-    with started(*words) as process:
-        return finish(process)
-
-
 def await_that(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 100
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.02)
+
+
+@contextmanager
+def once(condition: Callable[[], object], act: Callable[[], object]) -> Iterator[None]:
+    """Beside the body, `act` as soon as `condition` is true."""
+
+    def wait_and_act() -> None:
+        await_that(condition)
+        act()
+
+    with ThreadPoolExecutor(1) as pool:
+        acting = pool.submit(wait_and_act)
+        yield
+        acting.result()
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -78,27 +94,31 @@ def lines(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def written(folder: Path) -> int:
+    """How many photos are in the manifest with pictures."""
+    return sum(line["status"] == "written" for line in lines(folder))
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos in a tree of folders, some bad ones among them; do not write into it."""
     root = tmp_path_factory.mktemp("tree")
-    for index in range(14):
+    for index in range(GOOD):
         suffix = (".jpg", ".png", ".tif")[index % 3]
-        write_gray(root / f"box{index % 3}" / f"photo {index}{suffix}", 50 + 3 * index, 80 - 2 * index, index)
-    for index in range(3):
+        write_gray(root / f"box{index % 2}" / f"photo {index}{suffix}", 50 + 3 * index, 80 - 2 * index, index)
+    for index in range(BAD):
         (root / f"box{index}" / "bad.jpg").write_bytes(b"no photo" * 99)
     return root
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tree: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(tree: Path, colorize, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one run that nothing disturbs makes of the tree."""
     out = tmp_path_factory.mktemp("undisturbed")
-    code, errors = run("-r", tree, "-o", out, "-n", 1, "--model", tiny_model)
-    assert code == 1
-    assert errors.count("error: ") == 3
+    result = colorize("-r", tree, "-o", out, *ONE)
+    assert (result.exit_code, result.stderr.count("error: ")) == (1, BAD)
     made = pictures(out)
-    assert len(made) == 14
+    assert len(made) == GOOD
     return made
 
 
@@ -106,68 +126,66 @@ def check_whole(out: Path, undisturbed: dict[str, bytes]) -> None:
     """Every good photo coloured, to the same bytes; every bad one recorded with its reason; no file left over."""
     assert pictures(out) == undisturbed
     last = {str(line["name"]): line for line in lines(out)}
-    assert sum(line["status"] == "written" for line in last.values()) == 14
+    assert sum(line["status"] == "written" for line in last.values()) == GOOD
     bad = [line for line in last.values() if line["status"] == "failed"]
-    assert len(bad) == 3
+    assert len(bad) == BAD
     assert all("not a photo" in str(line["error"]) for line in bad)
 
 
 @SIGNALS
 def test_a_run_killed_at_random_moments_and_started_again_loses_nothing(
-    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+    colorize, tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
 ) -> None:
     moments = random.Random(7)
-    words = ("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model)
-    for kill in range(3):
-        with started(*words) as process:
-            wanted = 2 + 4 * kill
-            await_that(lambda: len(pictures(tmp_path)) > wanted or process.poll() is not None)  # noqa: B023
+    words = ("-r", tree, "-o", tmp_path, *ONE)
+    for pictures_before in (1, 3):
+        with started(*words, "--model", tiny_model) as process:
+            await_that(lambda: len(pictures(tmp_path)) > pictures_before)  # noqa: B023
             time.sleep(moments.uniform(0, 0.2))
             os.killpg(process.pid, signal.SIGKILL)
-    code, errors = run(*words)
-    assert code == 1
-    assert errors.count("not a photo") == 3
+    result = colorize(*words)
+    assert (result.exit_code, result.stderr.count("not a photo")) == (1, BAD)
     check_whole(tmp_path, undisturbed)
-    done = [line["name"] for line in lines(tmp_path)]
-    assert len(done) <= 17 + 3 * 10  # no more than what was in flight is done again
+    assert written(tmp_path) == GOOD  # nothing that had its line was done again
 
 
 def test_shards_side_by_side_make_what_one_run_makes(
-    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+    colorize, tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
 ) -> None:
-    words = ("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model)
-    with started(*words, "--shard", "1/3") as first, started(*words, "--shard", "2/3") as second:
-        assert {finish(first)[0], finish(second)[0], run(*words, "--shard", "3/3")[0]} <= {0, 1}
+    words = ("-r", tree, "-o", tmp_path, *ONE, "--shard")
+    with started(*words, "1/3", "--model", tiny_model) as first:
+        await_that(lambda: pictures(tmp_path))  # its journal
+        codes = {colorize(*words, f"{shard}/3").exit_code for shard in (2, 3)}
+        assert codes | {finish(first)[0]} <= {0, 1}
     check_whole(tmp_path, undisturbed)
-    assert len(lines(tmp_path)) == 17
+    assert len(lines(tmp_path)) == GOOD + BAD
 
 
 def test_single_photos_are_what_the_batch_makes(
     colorize, tree: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    photo = next((tree / "box1").glob("photo 4.*"))
-    assert colorize(photo, "-o", tmp_path, "-n", 2).exit_code == 0
-    assert pictures(tmp_path)["photo 4_color1.png"] == undisturbed["box1/photo 4_color1.png"]
+    assert colorize(tree / "box0" / "photo 4.png", "-o", tmp_path, *ONE).exit_code == 0
+    assert pictures(tmp_path)["photo 4_color1.png"] == undisturbed["box0/photo 4_color1.png"]
 
 
 @SIGNALS
 def test_an_interrupt_finishes_what_is_in_flight_and_says_how_to_go_on(
-    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+    colorize, tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
 ) -> None:
-    words = ("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model)
-    with started(*words) as process:
-        await_that(lambda: any(line["status"] == "written" for line in lines(tmp_path)))
+    words = ("-r", tree, "-o", tmp_path, *ONE)
+    with started(*words, "--model", tiny_model) as process:
+        await_that(lambda: written(tmp_path))
         process.send_signal(signal.SIGINT)
         code, errors = finish(process)
     assert code == 130
     assert "the same command goes on" in errors
     made = pictures(tmp_path)
-    assert 0 < len(made) < 14
-    assert sum(line["status"] == "written" for line in lines(tmp_path)) == len(made)
+    assert 0 < len(made) < GOOD
+    assert written(tmp_path) == len(made)
     assert made.items() <= undisturbed.items()
-    assert run(*words)[0] == 1
+    assert colorize(*words).exit_code == 1
     check_whole(tmp_path, undisturbed)
-    assert len(lines(tmp_path)) == 17
+    assert len(lines(tmp_path)) == GOOD + BAD
 
 
 @SIGNALS
@@ -186,44 +204,43 @@ def test_a_second_interrupt_stops_at_once_and_leaves_no_half_file(tmp_path: Path
     assert pictures(out) == {}
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes that a process started, on Linux."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
+def workers() -> list[int]:
+    """The processes that work beside this one, on Linux."""
+    children = [int(child) for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()]
+    return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
 def test_a_worker_that_is_killed_is_replaced_and_its_photo_done(
-    tree: Path, undisturbed: dict[str, bytes], tiny_model: Path, tmp_path: Path
+    colorize, tree: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with started("-r", tree, "-o", tmp_path, "-n", 1, "--model", tiny_model) as process:
-        await_that(lambda: lines(tmp_path))
-        workers = [
-            pid for pid in descendants(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        assert workers
-        for pid in workers:
+    killed: list[int] = []
+
+    def kill() -> None:
+        for pid in workers():
             os.kill(pid, signal.SIGKILL)
-        assert finish(process)[0] == 1
+            killed.append(pid)
+
+    with once(lambda: lines(tmp_path), kill):
+        assert colorize("-r", tree, "-o", tmp_path, *ONE).exit_code == 1
+    assert killed
     check_whole(tmp_path, undisturbed)
 
 
-def test_only_what_has_other_options_is_done_again(colorize, tree: Path, tmp_path: Path) -> None:
-    words = ("-r", tree / "box0", "-o", tmp_path, "-n", 1)
-    photos = len(list((tree / "box0").glob("photo*")))
-    assert colorize(*words).exception is None
+def test_only_what_has_other_options_is_done_again(
+    colorize, tree: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    words = ("-r", tree / "box0", "-o", tmp_path, *ONE)
+    photos = GOOD // 2
+    colorize(*words, "--seed", 5)
     first = pictures(tmp_path)
-    assert colorize(*words).exit_code == 1  # the bad one is still bad
+    assert colorize(*words, "--seed", 5).exit_code == 1  # the bad one is still bad
     assert len(lines(tmp_path)) == photos + 1
-    assert f"{photos} photos were coloured with other options" in colorize(*words, "--seed", 5).stderr
-    assert len(lines(tmp_path)) == 2 * photos + 1
-    assert pictures(tmp_path).keys() == first.keys()
-    assert all(first[name] != content for name, content in pictures(tmp_path).items())
-    colorize(*words)
     assert pictures(tmp_path) == first
+    assert f"{photos} photos were coloured with other options" in colorize(*words).stderr
+    assert len(lines(tmp_path)) == 2 * photos + 1
+    assert {f"box0/{name}": content for name, content in pictures(tmp_path).items()}.items() <= undisturbed.items()
+    assert not first.items() & pictures(tmp_path).items()
 
 
 def test_more_samples_leave_the_first_ones_as_they_are(colorize, tmp_path: Path) -> None:
@@ -268,25 +285,21 @@ def test_a_foreign_file_of_a_pictures_name_is_never_written_over(colorize, tmp_p
         assert pictures(tmp_path / "out") == {"photo_color1.png": b"mine"}
 
 
-def test_an_output_folder_that_goes_away_stops_the_run(tree: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_goes_away_stops_the_run(colorize, tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with started("-r", tree, "-o", out, "-n", 1, "--model", tiny_model) as process:
-        await_that(lambda: lines(out))
-        out.rename(tmp_path / "elsewhere")
-        code, errors = finish(process)
-    assert code == 1
-    assert "gone" in errors or "cannot be written" in errors
-    assert "start the same command again" in errors
+    with once(lambda: lines(out), lambda: out.rename(tmp_path / "elsewhere")):
+        result = colorize("-r", tree, "-o", out, *ONE)
+    assert result.exit_code == 1
+    assert "gone" in result.stderr or "cannot be written" in result.stderr
+    assert "start the same command again" in result.stderr
     assert not out.exists()
 
 
-def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(tiny_model: Path, tmp_path: Path) -> None:
-    photos = [write_gray(tmp_path / "in" / f"{index:02}.png", 30, 30, index) for index in range(24)]
+def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(colorize, tmp_path: Path) -> None:
+    photos = [write_gray(tmp_path / "in" / f"{index}.png", 30, 30, index) for index in range(4)]
     out = tmp_path / "out"
-    with started(tmp_path / "in", "-o", out, "-n", 1, "--model", tiny_model) as process:
-        await_that(lambda: lines(out))
-        photos[-1].unlink()
-        code, errors = finish(process)
-    assert code == 1
-    assert "23.png: no such file" in errors
-    assert len(pictures(out)) == 23
+    with once(lambda: lines(out), photos[-1].unlink):
+        result = colorize(tmp_path / "in", "-o", out, *ONE)
+    assert result.exit_code == 1
+    assert "3.png: no such file" in result.stderr
+    assert sorted(pictures(out)) == [f"{index}_color1.png" for index in range(3)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,9 @@ import pytest
 import ray
 
 from tests.conftest import write_gray
-from tests.test_batch import lines, pictures
+from tests.test_batch import lines, once, pictures
+
+PHOTOS = 5
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +27,29 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> Path:
-    """Photos in a small tree, with a bad one among them."""
-    for index in range(9):
-        write_gray(tmp_path / "box" / f"{index % 2}" / f"p{index}.png", 40 + index, 50, index)
-    (tmp_path / "box" / "bad.png").write_bytes(b"no photo" * 9)
-    return tmp_path / "box"
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos in a small tree, with a bad one among them; do not write into it."""
+    root = tmp_path_factory.mktemp("ray") / "box"
+    for index in range(PHOTOS):
+        write_gray(root / f"{index % 2}" / f"p{index}.png", 40 + index, 50, index)
+    (root / "bad.png").write_bytes(b"no photo" * 9)
+    return root
+
+
+@pytest.fixture(scope="module")
+def local(colorize, box: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run without Ray."""
+    out = tmp_path_factory.mktemp("local")
+    assert colorize("-r", box, "-n", 1, "--threads", 1, "-o", out).exit_code == 1
+    assert len(pictures(out)) == PHOTOS
+    return out
+
+
+def table(folder: Path) -> list[list[object]]:
+    """What of a manifest does not depend on where its run was made."""
+    fields = ("name", "status", "sha256", "size", "options", "bits_per_pixel", "model_sha256", "threads")
+    return sorted([line[field] for field in fields] for line in lines(folder))
 
 
 def actors() -> list[int]:
@@ -49,56 +66,39 @@ def actors() -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
 @pytest.mark.usefixtures("cluster")
-def test_one_worker_or_two_with_one_killed_make_what_this_process_makes(colorize, box: Path, tmp_path: Path) -> None:
-    words = ("-r", box, "-n", 1, "--threads", 1)
-    assert colorize(*words, "-o", tmp_path / "local").exit_code == 1
-    expected = pictures(tmp_path / "local")
-    assert len(expected) == 9
-
+def test_two_workers_of_which_one_is_killed_make_what_this_process_makes(
+    colorize, box: Path, local: Path, tmp_path: Path
+) -> None:
+    words = ("-r", box, "-n", 1, "--threads", 1, "-o", tmp_path)
     killed: list[int] = []
 
     def kill_one() -> None:
-        for _ in range(600):
-            if actors():
-                time.sleep(1)  # to load the model, or draw
-                killed.append(actors()[0])
-                os.kill(killed[0], signal.SIGKILL)
-                return
-            time.sleep(0.05)
+        time.sleep(1)  # to load the model, or draw
+        killed.append(actors()[0])
+        os.kill(killed[0], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    result = colorize(*words, "-o", tmp_path / "two", "--engine", "ray", "--workers", 2)
-    killer.join()
+    with once(actors, kill_one):
+        result = colorize(*words, "--engine", "ray", "--workers", 2)
     assert result.exception is None
     assert killed
     assert (result.exit_code, result.stderr.count("error: ")) == (1, 1)
     assert "not a photo" in result.stderr
-    assert pictures(tmp_path / "two") == expected
-
-    assert colorize(*words, "-o", tmp_path / "one", "--engine", "ray", "--workers", 1).exit_code == 1
-    assert pictures(tmp_path / "one") == expected
-    fields = ("name", "status", "sha256", "outputs", "size", "options", "bits_per_pixel", "model_sha256", "threads")
-    tables = [
-        sorted(str([line[field] for field in fields]) for line in lines(tmp_path / name)) for name in ("local", "one")
-    ]
-    assert tables[0] == tables[1]
-
-    # Either goes on where the other stopped.
-    assert colorize(*words, "-o", tmp_path / "one").exit_code == 1
-    assert len(lines(tmp_path / "one")) == 10
+    assert pictures(tmp_path) == pictures(local)
+    assert table(tmp_path) == table(local)
+    assert colorize(*words).exit_code == 1  # without Ray it goes on from there, and has nothing to do
+    assert len(lines(tmp_path)) == PHOTOS + 1
 
 
 @pytest.mark.usefixtures("cluster")
-def test_urls_are_read_and_written(colorize, box: Path, tmp_path: Path) -> None:
-    words = ("-r", f"file://{box}", "-n", 1, "-o", f"file://{tmp_path}/out", "--engine", "ray", "--workers", 1)
-    result = colorize(*words)
+def test_one_worker_makes_the_same_from_urls_and_to_them(colorize, box: Path, local: Path, tmp_path: Path) -> None:
+    words = ("-r", f"file://{box}", "-n", 1, "--threads", 1, "-o", f"file://{tmp_path}", "--engine", "ray")
+    result = colorize(*words, "--workers", 1)
     assert (result.exit_code, result.stderr.count("error: "), result.exception) == (1, 1, None)
     assert f"file://{box}/bad.png: not a photo" in result.stderr
-    assert sorted(pictures(tmp_path / "out")) == sorted(f"{i % 2}/p{i}_color1.png" for i in range(9))
-    assert len(lines(tmp_path / "out")) == 10
+    assert pictures(tmp_path) == pictures(local)
+    assert table(tmp_path) == table(local)
     assert colorize(*words).exit_code == 1  # the bad one is still bad, and nothing is done again
-    assert len(lines(tmp_path / "out")) == 10
+    assert len(lines(tmp_path)) == PHOTOS + 1
 
 
 def test_ray_needs_an_output_folder(colorize, box: Path) -> None:
