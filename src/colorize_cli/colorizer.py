@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,6 @@ from colorize_cli.sampling import (
 from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, mean_bits, model_pages, views
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WIDE = 256  # channels from which a core gains enough by bfloat16 on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +75,17 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def resolve_dtypes(dtype: str, device: torch.device, hidden: Mapping[str, int]) -> dict[str, torch.dtype]:
-    """The dtype of each stage, of which `hidden` gives the width in channels.
+def resolve_dtypes(dtype: str, device: torch.device) -> dict[str, torch.dtype]:
+    """The dtype of each stage.
 
-    `auto` is bfloat16 on CUDA. On a CPU that multiplies in bfloat16 it is that for the upsamplers, and for a core of at
-    least `WIDE` channels, and float32 for all else: docs/performance.md has the measurements.
+    `auto` is bfloat16 on CUDA and on a CPU that multiplies in it, where every stage gains by it, and float32
+    elsewhere: docs/performance.md has the measurements.
     """
     if dtype not in {"auto", *DTYPES}:
         raise OptionError(f"dtype is {dtype!r}; it must be auto, {' or '.join(DTYPES)}")
     if dtype == "auto":
-        dtypes = dict.fromkeys(STAGES, torch.bfloat16 if device.type == "cuda" else torch.float32)
-        if device.type == "cpu" and multiplies_bfloat16():
-            gaining = [stage for stage in STAGES if stage != "core" or hidden[stage] >= WIDE]
-            dtypes.update(dict.fromkeys(gaining, torch.bfloat16))
-        return dtypes
+        gains = device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16())
+        dtype = "bfloat16" if gains else "float32"
     return dict.fromkeys(STAGES, DTYPES[dtype])
 
 
@@ -104,6 +100,8 @@ class Colorizer:
         self.model, self.device, self.dtypes = model, device, dtypes
         for stage, dtype in dtypes.items():
             getattr(model, stage).to(device=device, dtype=dtype)
+        if model.core.backbone is not None:
+            model.core.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder = decoder_of(model.core)
 
     @classmethod
@@ -114,9 +112,7 @@ class Colorizer:
         that cannot be had.
         """
         torch_device = resolve_device(device)
-        loaded = load_model(model)
-        hidden = {stage: getattr(loaded, stage).config.hidden for stage in STAGES}
-        return cls(loaded, torch_device, resolve_dtypes(dtype, torch_device, hidden))
+        return cls(load_model(model), torch_device, resolve_dtypes(dtype, torch_device))
 
     def temperature(self, options: SamplingOptions) -> float:
         """The request's temperature, or the model's recommended one."""
