@@ -54,3 +54,18 @@ def test_only_what_a_dead_process_left_is_swept(tmp_path: Path, monkeypatch: pyt
         sweep(tmp_path, (".png",))
     assert sorted(item.name for item in tmp_path.iterdir()) == [".colorize-notes.txt", "living.png"]
     sweep(tmp_path / "missing", (".png",))
+
+
+def test_a_file_about_to_take_anothers_place_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    original = os.replace
+
+    def swept_first(*names: object, **folders: object) -> None:
+        sweep(tmp_path, (".png",))
+        original(*names, **folders)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "replace", swept_first)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"

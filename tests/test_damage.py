@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -58,33 +60,39 @@ def test_a_damaged_file_is_coloured_or_refused_in_one_line(tmp_path: Path, capfd
 
 
 WRITER = """
-import sys, numpy as np
+import os, sys, numpy as np
 from pathlib import Path
 from colorize_cli.photo import Page, Photo, save_photo
-pixels = np.random.default_rng(0).integers(0, 256, (500, 600, 3), dtype=np.uint8)
+pixels = np.random.default_rng(0).integers(0, 256, (250, 300, 3), dtype=np.uint8)
 photo = Photo((Page(pixels[..., 0]),))
 save_photo([pixels], photo, Path(sys.argv[1]) / "p.webp")
-print("ready", flush=True)
-while True:
-    for suffix in ("jpg", "png", "tif", "bmp"):
-        save_photo([pixels], photo, Path(sys.argv[1]) / f"p.{suffix}")
+for _ in sys.stdin:
+    child = os.fork()
+    while child == 0:
+        for suffix in ("jpg", "png", "tif", "bmp"):
+            save_photo([pixels], photo, Path(sys.argv[1]) / f"p.{suffix}")
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("gone", flush=True)
 """
 
 
 def test_a_killed_process_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
     rng = random.Random(1)
-    for _ in range(4):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", WRITER, tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(rng.random() / 5)
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        for path in tmp_path.iterdir():
-            assert path.stem == "p" or atomic.abandoned(path)
-            if path.stem == "p":
-                assert open_photo(path).luma.shape == (500, 600)
+        for _ in range(8):
+            process.stdin.write("write\n")
+            child = int(process.stdout.readline())
+            time.sleep(rng.random() / 10)
+            os.kill(child, signal.SIGKILL)
+            assert process.stdout.readline() == "gone\n"
+            for path in tmp_path.iterdir():
+                assert path.stem == "p" or atomic.abandoned(path)
+                if path.stem == "p":
+                    assert open_photo(path).luma.shape == (250, 300)
 
 
 @pytest.mark.parametrize("suffix", [known.suffixes[0] for known in FORMATS.values()])

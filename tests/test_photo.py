@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import io
-import os
 import struct
-import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +11,16 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from colorize_cli.errors import PhotoError
 from colorize_cli.photo import (
     Metadata,
     Page,
     Photo,
-    backbone_gray,
     open_photo,
     output_suffix,
     save_photo,
-    square_grays,
     to_8_bits,
 )
 from colorize_cli.photo.luma import SRGB
-from tests.conftest import EXAMPLES
 from tests.zoo import gray_profile
 
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
@@ -37,7 +29,6 @@ XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.
 <rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"
  xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="Aunt"/></rdf:RDF></x:xmpmeta>"""
 GRAY = Photo((Page(RAMP),))
-BLACK = np.zeros((4, 4, 3), dtype=np.uint8)
 
 
 def saved_again(path: Path, suffix: str | None = None) -> Path:
@@ -299,136 +290,3 @@ def test_alpha_survives_webp_and_is_dropped_from_jpeg(tmp_path: Path) -> None:
     image.save(tmp_path / "in.webp", lossless=True)
     assert np.array_equal(open_photo(saved_again(tmp_path / "in.webp")).alpha, RAMP)
     assert open_photo(saved_again(tmp_path / "in.webp", ".jpg")).alpha is None
-
-
-def test_grays_of_a_large_photo_are_boxed_twice() -> None:
-    luma = np.random.default_rng(0).integers(0, 256, (600, 900), dtype=np.uint8)
-    full, small = square_grays(luma)
-    expected = Image.fromarray(luma).resize((256, 256), Image.Resampling.BOX)
-    assert np.array_equal(full, np.asarray(expected))
-    assert np.array_equal(small, np.asarray(expected.resize((64, 64), Image.Resampling.BOX)))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (64, 64), (100, 300), (10, 20000), (256, 256), (63, 65)])
-def test_grays_of_any_photo_are_squares(shape: tuple[int, int]) -> None:
-    luma = np.full(shape, 77, dtype=np.uint8)
-    full, small = square_grays(luma)
-    assert (full.shape, small.shape, backbone_gray(full).shape) == ((256, 256), (64, 64), (192, 192))
-    assert set(np.unique(full)) == set(np.unique(small)) == {77}
-
-
-def test_the_small_gray_of_a_small_photo_comes_straight_from_it() -> None:
-    luma = np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8)
-    assert np.array_equal(square_grays(luma)[1], luma)
-
-
-BAD = {
-    "missing.jpg": None,
-    "empty.jpg": b"",
-    "text.jpg": b"dear diary " * 100,
-    "truncated.jpg": (EXAMPLES / "kodim23.jpg").read_bytes()[:30_000],
-    "header.png": b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused_with_one_line_that_names_it(tmp_path: Path, name: str) -> None:
-    content = BAD[name]
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(PhotoError, match=name) as raised:
-        open_photo(tmp_path / name)
-    assert "\n" not in str(raised.value)
-
-
-def test_heic_without_its_package_says_which_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    with pytest.raises(PhotoError, match=r"photo\.heic: HEIC needs .*coltran\[heic\]"):
-        open_photo(tmp_path / "photo.heic")
-    with pytest.raises(PhotoError, match=r"coltran\[heic\]"):
-        save_photo([BLACK], GRAY, tmp_path / "out.heic")
-
-
-def test_a_truncated_pillow_image_is_refused_too() -> None:
-    with pytest.raises(PhotoError, match="truncated"):
-        open_photo(Image.open(io.BytesIO(BAD["truncated.jpg"] or b"")))
-
-
-@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "a\0b.jpg", "text.jpg/below.jpg"])
-def test_an_impossible_name_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "text.jpg").write_bytes(b"text")
-    with pytest.raises(PhotoError):
-        open_photo(tmp_path / name)
-
-
-def test_more_pixels_than_allowed_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    Image.new("1", (100, 100)).save(tmp_path / "photo.png")
-    Image.new("1", (100, 100)).save(tmp_path / "photo.tif", save_all=True, append_images=[Image.new("1", (9, 9))])
-    for name in ("photo.png", "photo.tif"):
-        assert open_photo(tmp_path / name, max_pixels=10_081).luma.shape == (100, 100)
-        with pytest.raises(PhotoError, match=r"9,999 pixels.*--max-pixels"):
-            open_photo(tmp_path / name, max_pixels=9_999)
-    with pytest.raises(PhotoError, match="10,080 pixels"):
-        open_photo(tmp_path / "photo.tif", max_pixels=10_080)
-    header = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 1, 0, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + struct.pack(">I", zlib.crc32(header))
-    (tmp_path / "bomb.png").write_bytes(start + struct.pack(">I4s", 100, b"IDAT") + bytes(104))
-    with pytest.raises(PhotoError, match="--max-pixels"):
-        open_photo(tmp_path / "bomb.png")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read and write all")
-def test_files_without_permission_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(RAMP).save(tmp_path / "photo.png")
-    (tmp_path / "photo.png").chmod(0)
-    with pytest.raises(PhotoError, match="permission"):
-        open_photo(tmp_path / "photo.png")
-    tmp_path.chmod(0o500)
-    with pytest.raises(PhotoError, match="--output"):
-        save_photo([BLACK], GRAY, tmp_path / "out.png")
-    tmp_path.chmod(0o700)
-
-
-def test_a_denied_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.fromarray(RAMP).save(tmp_path / "photo.png")
-
-    def denied(*args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "open", denied)
-    monkeypatch.setattr(Path, "open", denied)
-    monkeypatch.setattr(builtins, "open", denied)
-    with pytest.raises(PhotoError, match="no permission to read"):
-        open_photo(tmp_path / "photo.png")
-    with pytest.raises(PhotoError, match="Permission denied"):
-        save_photo([BLACK], GRAY, tmp_path / "out.png")
-
-
-def test_an_unknown_suffix_is_refused_with_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(PhotoError, match=r"\.webp"):
-        save_photo([BLACK], GRAY, tmp_path / "out.gif")
-
-
-def test_a_folder_is_no_photo(tmp_path: Path) -> None:
-    with pytest.raises(PhotoError, match="folder"):
-        open_photo(tmp_path)
-
-
-def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "out.png"
-    target.write_bytes(b"old")
-
-    def full_disk(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(PhotoError, match="No space left"):
-        save_photo([BLACK], GRAY, target)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
-    assert target.read_bytes() == b"old"
-
-
-def test_saving_into_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(PhotoError, match="--output"):
-        save_photo([BLACK], GRAY, tmp_path / "gone" / "out.png")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from colorize_cli.photo import joined_squares, squares
+from colorize_cli.photo import backbone_gray, joined_squares, square_grays, squares
 from colorize_cli.photo.squares import MOST_SQUARES, layout
 
 SIZES = [(100, 201), (100, 250), (300, 1000), (1000, 300), (64, 1000), (1, 20_000), (3, 7), (2, 5), (611, 20_011)]
@@ -51,3 +52,24 @@ def test_squares_that_agree_are_joined_exactly_and_others_fade_into_each_other(s
     assert steps.max() <= 255 * np.pi / 2 / 85 + 0.5  # no seam: a whole square's overlap for the greatest difference
     assert joined.max() > 250
     assert joined.min() < 5
+
+
+def test_grays_of_a_large_photo_are_boxed_twice() -> None:
+    luma = np.random.default_rng(0).integers(0, 256, (600, 900), dtype=np.uint8)
+    full, small = square_grays(luma)
+    expected = Image.fromarray(luma).resize((256, 256), Image.Resampling.BOX)
+    assert np.array_equal(full, np.asarray(expected))
+    assert np.array_equal(small, np.asarray(expected.resize((64, 64), Image.Resampling.BOX)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (64, 64), (100, 300), (10, 20000), (256, 256), (63, 65)])
+def test_grays_of_any_photo_are_squares(shape: tuple[int, int]) -> None:
+    luma = np.full(shape, 77, dtype=np.uint8)
+    full, small = square_grays(luma)
+    assert (full.shape, small.shape, backbone_gray(full).shape) == ((256, 256), (64, 64), (192, 192))
+    assert set(np.unique(full)) == set(np.unique(small)) == {77}
+
+
+def test_the_small_gray_of_a_small_photo_comes_straight_from_it() -> None:
+    luma = np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8)
+    assert np.array_equal(square_grays(luma)[1], luma)

@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file for `path`'s new content, to write and read: flushed and named at the end, gone if anything is raised.
 
     Where the system can, it has no name until it is whole, so that not even a killed process leaves anything.
-    Elsewhere its name begins with `PREFIX`, and it lies in the same folder and is locked, so that `sweep` can tell it
+    Elsewhere its name begins with `PREFIX`, and it lies in the same folder. It is locked, so that `sweep` can tell it
     from what a killed process left.
     """
     file = _create_nameless(path)
@@ -64,6 +64,9 @@ def _create_nameless(path: Path) -> IO[bytes] | None:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
     except OSError:  # what is wrong with the folder itself, making a named file tells
         return None
+    if fcntl is not None:  # it has a `PREFIX` name for a moment where it takes another file's place
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
     return open(path, "w+b", opener=lambda *_: descriptor)
 
 

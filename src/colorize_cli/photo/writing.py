@@ -155,7 +155,7 @@ def write_photo(
     if not known.deep:
         pages = [to_8_bits(page) for page in pages]
     if known.alpha:
-        pages = [_with_alpha(page, source.alpha) for page, source in zip(pages, photo.pages, strict=False)]
+        pages = [_with_alpha(page, source.alpha) for page, source in zip(pages, photo.pages, strict=True)]
     elif photo.alpha is not None:
         notes.append(f"{kind} holds no transparency: the photo's is left out")
     if kind == "TIFF":
