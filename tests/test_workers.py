@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from colorize_cli.config import SamplingOptions
 from colorize_cli.errors import PhotoError
 from colorize_cli.workers import WorkerPool
 
@@ -30,6 +31,11 @@ def die_once(path: str) -> str:
     return f"done by {os.getpid()}"
 
 
+def has_loaded(module: str, *brought: object) -> bool:
+    """Whether a module is loaded in this process, now that it was sent `brought`."""
+    return module in sys.modules
+
+
 def test_a_call_is_answered_by_another_process(pool: WorkerPool) -> None:
     assert pool.submit(os.getpid).result() != os.getpid()
     assert pool.submit(sorted, [3, 1, 2], reverse=True).result() == [3, 2, 1]
@@ -48,3 +54,11 @@ def test_a_call_that_kills_two_processes_is_given_up_and_the_next_is_served(pool
     with pytest.raises(PhotoError, match="exit code 3, 2 times"):
         pool.submit(os._exit, 3).result()
     assert pool.submit(len, "abc").result() == 3
+
+
+def test_what_a_picture_is_written_with_does_not_bring_torch_along(pool: WorkerPool, tiny_model: Path) -> None:
+    from colorize_cli.colorizer import Colorizer  # not above: the processes load this file, too
+
+    record = Colorizer.from_pretrained(str(tiny_model)).provenance("photo.jpg", "0" * 64, 1, SamplingOptions())
+    assert pool.submit(has_loaded, "colorize_cli.provenance", record).result()
+    assert not pool.submit(has_loaded, "torch", record).result()

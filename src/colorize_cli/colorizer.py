@@ -240,7 +240,7 @@ class Colorizer:
             dtype={stage: str(dtype).removeprefix("torch.") for stage, dtype in self.dtypes.items()},
             device=str(self.device),
             threads=torch.get_num_threads(),
-            torch=torch.__version__,
+            torch=str(torch.__version__),  # of its own type, which would load torch wherever it is unpickled
             input=name,
             input_sha256=sha256,
         )
