@@ -8,11 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from colorize_cli.listing import Entry, Listing, list_photos, read_names
+from colorize_cli.listing import PHOTO_SUFFIXES, Entry, Listing, list_photos, read_names
 from colorize_cli.manifest import Manifest
 from colorize_cli.naming import in_shard, name_jobs
+from colorize_cli.photo.pillow import FORMATS
 from colorize_cli.planning import set_own_aside
+from colorize_cli.xmp import teach_heic
 
 
 @pytest.fixture
@@ -34,6 +37,14 @@ def test_a_folder_gives_its_photos_by_name_and_counts_what_it_passes_over(scans:
     listing = list_photos([str(scans)])
     assert places(listing) == ["a.PNG", "b.jpg"]
     assert (listing.hidden, listing.others, listing.problems) == (2, 1, [])
+
+
+def test_a_folder_is_searched_for_every_format_that_is_read_but_icons() -> None:
+    teach_heic()
+    Image.init()
+    found = {Image.EXTENSION[suffix] for suffix in PHOTO_SUFFIXES if suffix in Image.EXTENSION}
+    assert found >= {*FORMATS} - {"ICO", "MPO"}
+    assert {".mpo", ".heic", ".heif", ".jp2"} <= PHOTO_SUFFIXES
 
 
 def test_a_recursive_search_keeps_the_tree(scans: Path) -> None:

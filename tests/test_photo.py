@@ -145,6 +145,15 @@ def test_the_suffix_follows_what_the_file_is(kind: str, given: str, expected: st
     assert output_suffix(Photo((Page(RAMP),), format=kind), given) == expected
 
 
+def test_an_icon_is_not_taken_for_a_tga(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (190, 190, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "icon.ico", sizes=[(190, 190)])
+    assert (tmp_path / "icon.ico").read_bytes()[16] == 1  # its size's third byte, where a TGA has its depth
+    photo = open_photo(tmp_path / "icon.ico")
+    assert photo.format == "ICO"
+    assert np.array_equal(photo.luma, np.asarray(Image.fromarray(noise).convert("L")))
+
+
 def test_a_pillow_image_given_stays_as_it_is() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6

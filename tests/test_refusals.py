@@ -10,6 +10,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,6 +39,13 @@ def test_a_bad_file_is_refused_with_one_line_that_names_it(tmp_path: Path, name:
     with pytest.raises(PhotoError, match=name) as raised:
         open_photo(tmp_path / name)
     assert "\n" not in str(raised.value)
+
+
+def test_a_jpeg_of_twelve_bits_is_told_as_such(tmp_path: Path) -> None:
+    content = imagecodecs.jpeg_encode(RAMP.astype(np.uint16) << 4, bitspersample=12)
+    (tmp_path / "scan.jpg").write_bytes(content)
+    with pytest.raises(PhotoError, match=r"scan\.jpg: damaged, or a JPEG of 12 or 16 bits.*PNG"):
+        open_photo(tmp_path / "scan.jpg")
 
 
 def test_heic_without_its_package_says_which_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

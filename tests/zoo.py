@@ -194,6 +194,8 @@ def tiffs() -> Iterator[Specimen]:
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
         yield pillow(f"gray-{compression}.tif", image(G8), compression=compression)
     yield pillow("gray-jpeg.tif", image(G8), tolerance=12, compression="jpeg")
+    yield tiff("rgb-webp.tif", rgb(G8), tolerance=12, compression="webp")
+    yield tiff("rgb-png.tif", rgb(G8), compression="png")
     yield pillow("one-bit-group4.tif", image(G8 > 127), (G8 > 127).astype(float), compression="group4")
     yield pillow("cmyk.tif", image(rgb(G8), "CMYK"), tolerance=1)
     yield pillow("rgba.tiff", image(np.dstack([rgb(G8), A8])), alpha=True)

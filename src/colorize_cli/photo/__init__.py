@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from colorize_cli.photo.luma import Page
+from colorize_cli.photo.luma import Page, to_8_bits
 from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.reading import Photo, open_photo
-from colorize_cli.photo.squares import backbone_gray, joined_squares, square_grays, squares, squash, to_8_bits
+from colorize_cli.photo.squares import backbone_gray, joined_squares, square_grays, squares, squash
 from colorize_cli.photo.writing import FORMATS, format_of, output_suffix, save_photo, write_photo
 
 __all__ = [

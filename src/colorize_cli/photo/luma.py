@@ -36,6 +36,20 @@ class Page:
         alpha = None if self.alpha is None else turned(self.alpha, orientation)
         return replace(self, luma=turned(self.luma, orientation), alpha=alpha)
 
+    def shallow(self) -> Page:
+        """The page in 8 bits."""
+        return replace(self, luma=to_8_bits(self.luma), alpha=None if self.alpha is None else to_8_bits(self.alpha))
+
+
+def to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Luma, alpha or colours of 8 or 16 bits as uint8, to the nearest level."""
+    if values.dtype == np.uint8:
+        return values
+    return np.asarray(_LEVELS[values])
+
+
+_LEVELS = np.rint(np.arange(WHITE + 1) / 257).astype(np.uint8)
+
 
 def turned(plane: np.ndarray, orientation: int) -> np.ndarray:
     """A plane `(H, W)` with an EXIF orientation undone: `(W, H)` for 5 to 8."""

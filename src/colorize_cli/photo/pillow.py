@@ -8,7 +8,8 @@ from typing import IO
 from PIL import Image
 
 # In which photos come. Pillow reads more: textures of games, old animations, and EPS, which it has another program run.
-_FORMATS = "JPEG PNG TIFF WEBP AVIF HEIF JPEG2000 GIF BMP PPM MPO DIB TGA PCX PSD SGI ICO QOI"
+# They are tried in this order: TGA last, which has no mark and takes others for its own.
+_FORMATS = "JPEG PNG TIFF WEBP AVIF HEIF JPEG2000 GIF BMP PPM MPO DIB PCX PSD SGI ICO QOI TGA"
 FORMATS = tuple(_FORMATS.split())
 
 _limit = threading.Lock()

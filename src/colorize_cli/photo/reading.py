@@ -163,7 +163,14 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             xmp.teach_heic()
         except ImportError as error:
             raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
-    image = opened(io.BytesIO(content))
+    try:
+        image = opened(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        if content.startswith(b"\xff\xd8\xff"):
+            raise PhotoError(
+                "damaged, or a JPEG of 12 or 16 bits, which is not known here; convert it to PNG"
+            ) from error
+        raise
     with image:
         _check_size(image, max_pixels)
         yield image

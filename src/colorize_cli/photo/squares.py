@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_cli.config import BACKBONE_SIZE, CORE_SIZE, FULL_SIZE
+from colorize_cli.photo.luma import to_8_bits
 
 LONGEST = 2.0  # times its shorter side: a photo up to this is seen whole, squashed to a square
 OVERLAP = 1 / 3  # least share of a square that the next one sees, too
@@ -75,16 +76,6 @@ def joined_squares(colors: Sequence[np.ndarray], height: int, width: int) -> np.
         weights[start : start + FULL_SIZE] += weight[:, None, None]
     total /= weights
     return total if found.tall else np.ascontiguousarray(total.transpose(1, 0, 2))
-
-
-def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Luma or colours of 8 or 16 bits as uint8, to the nearest level."""
-    if values.dtype == np.uint8:
-        return values
-    return np.asarray(_LEVELS[values])
-
-
-_LEVELS = np.rint(np.arange(65536) / 257).astype(np.uint8)
 
 
 def square_grays(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ MOST_PAGES = 10_000
 MOST_CHANNELS = 16
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED = 0, 1, 2, 3, 5
 PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of alpha
+NOT_OF_PILLOW = frozenset({50001})  # compressions that it knows by name alone: WebP
 STRIP_BYTES = 2**18
 SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgrow 32-bit offsets
 
@@ -40,13 +41,14 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], Metadata]:
         top = exif.directory(content, order, first.offset, large=tiff.is_bigtiff)
         pages = []
         for number, page in chosen:
-            if image is not None and _shallow(page):
+            if image is not None and _shallow(page) and int(page.compression) not in NOT_OF_PILLOW:
                 image.seek(number)
                 image.load()  # Pillow turns these upright itself
                 pages.append(luma.page_of_image(image))
             else:
                 tag = page.tags.get(exif.ORIENTATION)
-                pages.append(_deep_page(page).turned(int(tag.value) if tag else 1))
+                deep = _deep_page(page).turned(int(tag.value) if tag else 1)
+                pages.append(deep.shallow() if _shallow(page) else deep)
         return pages, of_tiff(order, content, top, exif.number(content, top, exif.ORIENTATION) or 1)
 
 

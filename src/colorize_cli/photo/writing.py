@@ -19,7 +19,6 @@ from colorize_cli.photo import exif, jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.reading import READER_ERRORS, Photo
-from colorize_cli.photo.squares import to_8_bits
 from colorize_cli.provenance import RECORD, Provenance
 
 JPEG_QUALITY = 95
@@ -153,7 +152,7 @@ def write_photo(
     if packet and not known.xmp:
         notes.append(f"{kind} holds no XMP: nothing in the file says that a model made its colours")
     if not known.deep:
-        pages = [to_8_bits(page) for page in pages]
+        pages = [luma.to_8_bits(page) for page in pages]
     if known.alpha:
         pages = [_with_alpha(page, source.alpha) for page, source in zip(pages, photo.pages, strict=True)]
     elif photo.alpha is not None:
@@ -179,7 +178,7 @@ def _packet(metadata: Metadata, provenance: Provenance | None) -> bytes:
 def _with_alpha(page: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     if alpha is None or alpha.shape != page.shape[:2]:
         return page
-    alpha = to_8_bits(alpha) if page.dtype == np.uint8 else alpha
+    alpha = luma.to_8_bits(alpha) if page.dtype == np.uint8 else alpha
     return np.dstack([page, alpha])
 
 
