@@ -62,6 +62,13 @@ def test_another_photo_is_told_apart_and_the_picture_says_where_it_is_from(
     assert "--quality 80" in told["command"]
 
 
+def test_a_name_of_control_characters_is_shown_as_one_harmless_line(gray_photo: Path) -> None:
+    path = gray_photo.rename(gray_photo.with_name("a\x1b[31m\nb\x07.jpg"))
+    result = run("inspect", path)
+    assert result.stderr.count("\n") == 1
+    assert "a?[31m b?.jpg: nothing in it" in result.stderr
+
+
 def test_a_model_that_changed_or_is_missing_is_noted(picture: Path) -> None:
     result = run("inspect", picture)
     assert result.return_value == 0

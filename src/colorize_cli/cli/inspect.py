@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colorize_cli import __version__
+from colorize_cli.cli.printable import printable
 
 if TYPE_CHECKING:
     from colorize_cli.provenance import Provenance
@@ -34,7 +35,7 @@ def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool)
     record = read_provenance(picture)
     if record is None:
         click.echo(
-            f"error: {_printable(picture)}: nothing in it says what made it; colorize says so in the XMP of its "
+            f"error: {printable(picture)}: nothing in it says what made it; colorize says so in the XMP of its "
             "pictures, which BMP and PPM do not hold, unless it is told --no-provenance",
             err=True,
         )
@@ -43,17 +44,17 @@ def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool)
     command = shlex.join(again(record, photo, model))
     if as_json:
         checks = {"command": command, "problems": problems, "notes": notes}
-        click.echo(json.dumps({"picture": _printable(picture), "provenance": asdict(record), **checks}))
+        click.echo(json.dumps({"picture": printable(picture), "provenance": asdict(record), **checks}))
     else:
         for name, value in _rows(record):
-            click.echo(f"{name:9}{_printable(value)}")
+            click.echo(f"{name:9}{printable(value)}")
         if photo is not None and not problems:
-            click.echo(f"{'':9}this is {_printable(photo)}, byte for byte")
-        click.echo(f"{'again':9}{_printable(command)}")
+            click.echo(f"{'':9}this is {printable(photo)}, byte for byte")
+        click.echo(f"{'again':9}{printable(command)}")
     for note in notes:
-        click.echo(f"note: {_printable(note)}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     for problem in problems:
-        click.echo(f"error: {_printable(problem)}", err=True)
+        click.echo(f"error: {printable(problem)}", err=True)
     return 1 if problems else 0
 
 
@@ -109,8 +110,3 @@ def again(record: Provenance, photo: Path | None = None, model: str | None = Non
     dtypes = set(record.dtype.values())
     words += ["--dtype", dtypes.pop() if len(dtypes) == 1 else "auto", "--device", record.device]
     return [*words, "--threads", str(record.threads), "--model", model or record.model]
-
-
-def _printable(text: object) -> str:
-    """A name with bytes that are no UTF-8, or with line breaks, as one line that any terminal takes."""
-    return " ".join(str(text).encode("utf-8", "replace").decode().splitlines())

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from colorize_cli.cli.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -22,11 +24,6 @@ if TYPE_CHECKING:
 LINE_SECONDS = 30.0  # between plain lines
 TABLE_ROWS = 40  # photos that are shown one by one; of larger runs only those that failed are
 SKIPPED = {"done": "done before", "exists": "pictures exist"}
-
-
-def printable(text: object) -> str:
-    """A name with bytes that are no UTF-8, or with line breaks, as one line that any terminal takes."""
-    return " ".join(str(text).encode("utf-8", "replace").decode().splitlines())
 
 
 class Reporter:
