@@ -146,6 +146,18 @@ def test_xmp_that_goes_on_in_further_segments_stays_whole(tmp_path: Path) -> Non
     assert b"HasExtendedXMP" in kept.metadata.xmp
 
 
+def test_xmp_of_a_gif_goes_into_its_png(tmp_path: Path) -> None:
+    packet = xmp.edited(None, add={("urn:x:", "title"): "Aunt"}, prefixes={"urn:x:": "x"})
+    Image.fromarray(LUMA).save(tmp_path / "in.gif")
+    content = (tmp_path / "in.gif").read_bytes()
+    place = content.index(b",", 13 + 3 * 256)  # behind the palette, where the picture begins
+    extension = b"!\xff\x0bXMP DataXMP" + packet + b"\x01" + bytes(range(255, -1, -1)) + b"\0"
+    (tmp_path / "in.gif").write_bytes(content[:place] + extension + content[place:])
+    photo = open_photo(tmp_path / "in.gif")
+    assert np.array_equal(photo.luma, LUMA)
+    assert xmp.property_text(again(photo, tmp_path / "out.png").metadata.xmp, ("urn:x:", "title")) == "Aunt"
+
+
 def test_metadata_too_long_for_a_jpeg_is_left_out_and_said_so(tmp_path: Path) -> None:
     packet = xmp.edited(None, add={("urn:x:", "long"): "-" * 70_000}, prefixes={"urn:x:": "x"})
     block = exif_block.laid_out("<", {0x010E: (2, b"-" * 70_000)}, 8)

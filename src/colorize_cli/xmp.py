@@ -21,6 +21,8 @@ HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b
 JPEG_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # of the segment that holds XMP
 PNG_MARK = b"\x89PNG\r\n\x1a\n"
 PNG_KEYWORD = b"XML:com.adobe.xmp"  # of the text that is XMP
+GIF_HEADER = b"!\xff\x0bXMP DataXMP"  # of the extension that holds XMP as it is, not in blocks
+GIF_TRAILER = b"\x01\xff\xfe\xfd"  # by which readers of blocks find their way out of it
 TIFF_TAG = 700
 MOST_BYTES = 2**24  # of a packet that is read; longer ones are no packets
 
@@ -273,6 +275,13 @@ def jp2_boxes(content: bytes, wanted: bytes) -> Iterator[bytes]:
         if kind == wanted:
             yield content[position + header : position + size]
         position += size
+
+
+def gif_packet(content: bytes) -> bytes | None:
+    """The XMP of a GIF's bytes."""
+    _, found, rest = content.partition(GIF_HEADER)
+    packet, ended, _ = rest.partition(GIF_TRAILER)
+    return packet if found and ended else None
 
 
 def _tiff_packet(path: Path) -> bytes | None:

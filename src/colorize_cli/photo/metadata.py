@@ -111,6 +111,8 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
         )
     if image.format == "PNG" and content:
         return _of_png(found, content, {name: str(text) for name, text in info.items() if isinstance(name, str)})
+    if image.format == "GIF" and content:
+        return replace(found, xmp=xmp.gif_packet(content) or b"")
     if image.format == "JPEG2000" and content:
         iptc = jp2.of_uuid(content, jp2.IPTC_UUID)
         return replace(
