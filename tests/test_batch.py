@@ -303,3 +303,10 @@ def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(colorize, t
     assert result.exit_code == 1
     assert "3.png: no such file" in result.stderr
     assert sorted(pictures(out)) == [f"{index}_color1.png" for index in range(3)]
+
+
+def test_a_shard_that_no_photo_falls_to_says_so(colorize, gray_photo: Path, tmp_path: Path) -> None:
+    words = (gray_photo, "-o", tmp_path / "out", "--dry-run", "--shard")
+    said = [colorize(*words, f"{shard}/2") for shard in (1, 2)]
+    assert [result.exit_code for result in said] == [0, 0]
+    assert sum("no photo of 1 falls to this shard" in result.stderr for result in said) == 1

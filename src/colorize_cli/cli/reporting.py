@@ -110,7 +110,7 @@ class Reporter:
     def progress(self, name: str, photos: float) -> None:
         """Part of a photo was drawn."""
         self._drawn += photos
-        self._current = name
+        self._current = self.aliases.get(name, name)
         self._refresh()
 
     def error(self, message: str) -> None:

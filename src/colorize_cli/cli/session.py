@@ -108,7 +108,10 @@ class Session:
             self.reporter.outcome(Outcome(source, "failed", error=problem))
         passed_over = {"made by this tool": own, "hidden": listing.hidden, "no photos": listing.others}
         self.reporter.passed_over = passed_over
-        return self._jobs(listing.entries)
+        jobs = self._jobs(listing.entries)
+        if listing.entries and not jobs:
+            self.reporter.say(f"no photo of {len(listing.entries)} falls to this shard")
+        return jobs
 
     def _jobs(self, entries: list[Entry]) -> list[Job]:
         """Jobs for photos, told apart from all that came before."""
