@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from colorize_cli.cli import cli
 from tests.conftest import EXAMPLES, write_gray
 
 
@@ -88,6 +90,16 @@ def test_photos_that_would_share_a_name_are_told_apart(colorize, tmp_path: Path)
     assert colorize(*photos, "-n", 1, "-o", tmp_path / "out").exit_code == 0
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert names == {"a_photo.png_color1.png", "b_photo.png_color1.png"}
+
+
+def test_a_photo_from_standard_input_goes_to_standard_output(
+    colorize, gray_photo: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ["-n", "1", "--no-provenance", "--model", str(tiny_model), "-o"]
+    result = CliRunner().invoke(cli, ["-", *words, "-"], input=gray_photo.read_bytes(), standalone_mode=False)
+    assert (result.return_value, result.exception) == (0, None)
+    assert colorize(gray_photo, *words[:3], "-o", tmp_path / "out").exit_code == 0
+    assert result.stdout_bytes == (tmp_path / "out" / "photo_color1.jpg").read_bytes()
 
 
 def test_temperature_zero_gives_one_picture(colorize, gray_photo: Path) -> None:
