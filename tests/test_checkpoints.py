@@ -120,7 +120,7 @@ def test_a_missing_or_truncated_file_is_named(folder: Path, name: str) -> None:
         lambda d: d.update(format=True),
         lambda d: d.update(name="two\nlines"),
         lambda d: d.update(temperature="hot"),
-        lambda d: d.update(guidance=2),
+        lambda d: d.update(guidance=9),
     ],
 )
 def test_a_description_that_says_too_little_or_too_much_is_refused(folder: Path, spoil: Callable[[dict], None]) -> None:

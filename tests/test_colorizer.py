@@ -115,7 +115,7 @@ def test_auto_takes_bfloat16_where_the_processor_gains_by_it(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "options",
-    [{"samples": 0}, {"temperature": float("nan")}, {"seed": -1}, {"saturation": float("inf")}, {"guidance": 1.5}],
+    [{"samples": 0}, {"temperature": float("nan")}, {"seed": -1}, {"saturation": float("inf")}, {"guidance": -1.0}],
 )
 def test_a_bad_option_is_refused_by_name(tiny_model: Path, options: dict[str, float]) -> None:
     colorizer = Colorizer.from_pretrained(str(tiny_model))

@@ -106,7 +106,7 @@ def test_bits_per_pixel_are_those_of_the_full_forward_at_temperature_one(
         assert sample.bits_per_pixel == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("temperature", "guidance"), [(0.0, 0.0), (0.7, 0.0), (1.0, 0.0), (0.8, 0.5)])
+@pytest.mark.parametrize(("temperature", "guidance"), [(0.0, 0.0), (0.7, 0.0), (1.0, 0.0), (0.8, 1.5)])
 def test_one_full_forward_with_the_same_noise_redraws_every_pixel_of_twenty_photos(
     temperature: float, guidance: float
 ) -> None:
@@ -117,8 +117,7 @@ def test_one_full_forward_with_the_same_noise_redraws_every_pixel_of_twenty_phot
         gray, eye, gray_256 = photo_of(core, seed)
         bins = torch.from_numpy(sample.bins.astype(np.int64))
         context = core.encode(gray, eye)
-        scores = core.decode(context, bins[None])[0].log_softmax(-1)
-        scores = (1 - guidance) * scores + guidance * core.parallel_logits(context, gray)[0].log_softmax(-1)
+        scores = core.decode(context, bins[None])[0] + guidance * core.guide(context, gray)[0]
         if temperature > 0:
             stream = noise_stream(5, 0, gray_256)
             scores = scores / temperature + torch.from_numpy(np.stack([gumbel_row(stream, size) for _ in range(size)]))
@@ -129,7 +128,7 @@ def test_one_full_forward_with_the_same_noise_redraws_every_pixel_of_twenty_phot
     assert ties <= 1  # of 5,120 pixels
 
 
-@pytest.mark.parametrize(("temperature", "guidance"), [(0.0, 0.0), (0.7, 0.0), (1.0, 0.0), (1.0, 0.4)])
+@pytest.mark.parametrize(("temperature", "guidance"), [(0.0, 0.0), (0.7, 0.0), (1.0, 0.0), (1.0, 1.4)])
 def test_the_naive_sampler_draws_the_same_image(temperature: float, guidance: float) -> None:
     core = core_of(CONFIGS["published parts, two layers each"])
     for seed in (3, 4):
@@ -139,11 +138,23 @@ def test_the_naive_sampler_draws_the_same_image(temperature: float, guidance: fl
         assert np.array_equal(torch.cat(list(rows)).numpy(), sample.bins)
 
 
-def test_full_guidance_draws_from_the_parallel_head_alone() -> None:
+def test_much_guidance_draws_what_the_parallel_head_says() -> None:
     core = core_of(CONFIGS["published parts, two layers each"])
-    ((sample,),) = draw(core, [3], 1, temperature=0.0, guidance=1.0)
+    ((sample,),) = draw(core, [3], 1, temperature=0.0, guidance=1e6)
     gray, eye, _ = photo_of(core, 3)
     assert np.array_equal(core.parallel_logits(core.encode(gray, eye), gray)[0].argmax(-1).numpy(), sample.bins)
+
+
+def test_a_parallel_head_that_knows_no_more_than_the_gray_bias_hardly_guides() -> None:
+    core = core_of(CONFIGS["with backbone and gray bias"])
+    gray, eye, _ = photo_of(core, 3)
+    context = core.encode(gray, eye)
+    knowing = core.guide(context, gray)
+    assert core.gray_bias is not None
+    table = core.gray_bias.log_softmax(-1)[gray]
+    torch.testing.assert_close(knowing, core.parallel_logits(context, gray).log_softmax(-1) - 0.7 * table)
+    torch.nn.init.zeros_(core.parallel_head.weight)
+    torch.testing.assert_close(core.guide(context, gray), 0.3 * table)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -17,7 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from colorize_cli.config import STAGES, ColorUpsamplerConfig, CoreConfig, SpatialUpsamplerConfig, StageConfig
+from colorize_cli.config import (
+    MOST_GUIDANCE,
+    STAGES,
+    ColorUpsamplerConfig,
+    CoreConfig,
+    SpatialUpsamplerConfig,
+    StageConfig,
+)
 from colorize_cli.errors import ModelError
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
@@ -173,8 +180,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < 100:
         raise ModelError(f"{path}: temperature is {temperature!r}; it must be a number of at least 0")
     guidance = description.get("guidance", 0.0)
-    if not isinstance(guidance, int | float) or isinstance(guidance, bool) or not 0 <= guidance <= 1:
-        raise ModelError(f"{path}: guidance is {guidance!r}; it must be a number from 0 to 1")
+    if not isinstance(guidance, int | float) or isinstance(guidance, bool) or not 0 <= guidance <= MOST_GUIDANCE:
+        raise ModelError(f"{path}: guidance is {guidance!r}; it must be a number from 0 to {MOST_GUIDANCE}")
     name = description.get("name", "")
     if not isinstance(name, str) or not name.isprintable():
         raise ModelError(f"{path}: name is {name!r}; it must be a text of one line")

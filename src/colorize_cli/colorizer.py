@@ -184,7 +184,7 @@ class Colorizer:
             temperature: of the drawing; None takes the model's own, 0 the most likely colour each time.
             seed: of the noise, at least 0.
             saturation: scales the predicted chroma.
-            guidance: how much the parallel head counts in drawing, 0..1; None takes the model's own.
+            guidance: how much the parallel head counts in drawing, 0..8; None takes the model's own.
             progress: called with the number of rows of coarse samples drawn, 64 a sample.
 
         Raises:

@@ -18,6 +18,7 @@ CORE_SIZE = 64  # side of the core's image, in pixels
 FULL_SIZE = 256  # side of the spatial upsampler's image, in pixels
 LARGEST_SIZE = 2**16  # of anything in an architecture: what is above is a slip of the pen
 ENLARGEMENTS = ("blocks", "chroma")
+MOST_GUIDANCE = 8.0
 DEFAULT_MAX_PIXELS = 200_000_000  # of a photo, in all its pages
 FORMAT_NAMES = ("jpeg", "png", "tiff", "webp", "avif", "heic", "jp2", "bmp", "ppm")  # that can be written
 BACKBONE_SIZE = 192  # side of the gray photo that the backbone sees, in pixels
@@ -141,15 +142,15 @@ class SamplingOptions:
     temperature: float | None = None  # None: what the model recommends; 0: argmax
     seed: int = 0
     saturation: float = 1.0
-    guidance: float | None = None  # of the drawing by the parallel head, 0..1; None: what the model recommends
+    guidance: float | None = None  # weight of the parallel head in the drawing; None: what the model recommends
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise OptionError(f"samples is {self.samples}; it must be at least 1")
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise OptionError(f"temperature is {self.temperature}; it must be a finite number of at least 0")
-        if self.guidance is not None and not 0 <= self.guidance <= 1:
-            raise OptionError(f"guidance is {self.guidance}; it must be a number from 0 to 1")
+        if self.guidance is not None and not 0 <= self.guidance <= MOST_GUIDANCE:
+            raise OptionError(f"guidance is {self.guidance}; it must be a number from 0 to {MOST_GUIDANCE}")
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}; it must be at least 0")
         if not (math.isfinite(self.saturation) and self.saturation >= 0):

@@ -89,7 +89,7 @@ class TileSampler:
 
     def rows(self) -> Iterator[Tensor]:
         """Draw the whole tile into `bins` and `bits`, one row a step; yields each row's logits `(T, W, 512)`."""
-        logits = self.tile.parallel_row(0)
+        logits = self.tile.guide_row(0)
         for row in range(self.size):
             choose = self.chooser(row)
             above = self.bins[:, row - 1] if row > 0 else None
@@ -103,8 +103,8 @@ class TileSampler:
 
     def chooser(self, row: int) -> Callable[[Tensor], Tensor]:
         """How the colours `(T, W)` of row `row` follow from its logits `(T, W, 512)`: always the same way."""
-        noise, parallel = self.noise(), self.tile.parallel_row(row)
-        return lambda logits: draw(guided(logits, parallel, self.guidance), self.temperature, noise)
+        noise, guide = self.noise(), self.tile.guide_row(row)
+        return lambda logits: draw(guided(logits, guide, self.guidance), self.temperature, noise)
 
     def noise(self) -> Tensor | None:
         """The next row's, `(T, W, 512)`."""
@@ -134,12 +134,12 @@ class TileSampler:
         return [CoarseSample(bins[i], bits[i], self.passes) for i in range(len(self.requests))]
 
 
-def guided(logits: Tensor, parallel: Tensor, guidance: float) -> Tensor:
-    """Logits `(..., 512)` drawn towards the log-probabilities of the parallel head: their geometric mean, by weight.
+def guided(logits: Tensor, guide: Tensor, guidance: float) -> Tensor:
+    """Logits `(..., 512)` drawn towards what the parallel head says, as in guided diffusion (Ho & Salimans 2022).
 
     The parallel head sees the whole gray photo and no colours: it cannot repeat a wrong pixel.
     """
-    return torch.lerp(logits.log_softmax(dim=-1), parallel, guidance) if guidance > 0 else logits
+    return torch.add(logits, guide, alpha=guidance) if guidance > 0 else logits
 
 
 def draw(logits: Tensor, temperature: float, noise: Tensor | None) -> Tensor:
@@ -171,7 +171,7 @@ def draw_samples(
         decoder: of the model's core; its dtype and device are those of the work.
         requests: samples of one photo or of many.
         temperature: divides the logits; 0 takes the most likely colour of each pixel.
-        guidance: the parallel head's share of the logits, 0..1.
+        guidance: the weight of the parallel head beside the core, at least 0.
         progress: called with the number of rows finished, counted once for each request, by one thread at a time.
     """
     tiles = [requests[start : start + decoder.tile] for start in range(0, len(requests), decoder.tile)]
@@ -204,7 +204,7 @@ def draw_naively(
     """
     context = core.encode(gray, backbone_gray)
     size = core.config.resolution
-    parallel = core.parallel_logits(context, gray)[0].float().log_softmax(dim=-1)
+    guide = core.guide(context, gray)[0]
     bins = torch.zeros((1, size, size), dtype=torch.int64, device=gray.device)
     inner_input = context + core.inner.positions()
     for row in range(size):
@@ -218,6 +218,6 @@ def draw_naively(
             x = x + inner_input[:, here] + outer_context
             for layer in core.inner.layers:
                 x = layer(x, both, context, None)
-            logits = guided(core.head(core.norm(x))[0, 0, column].float(), parallel[row, column], guidance)
+            logits = guided(core.head(core.norm(x))[0, 0, column].float(), guide[row, column], guidance)
             bins[0, row, column] = draw(logits, temperature, None if gumbel is None else gumbel[column])
         yield bins[:, row]

@@ -65,7 +65,7 @@ class Shard(click.ParamType[tuple[int, int]]):
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S",
               help="Same photo, seed and options: same pictures.")  # fmt: skip
 @click.option("--guidance", type=float, metavar="G",
-              help="How much the first, colourless look at the photo counts in drawing, 0..1; more is calmer."
+              help="How much the first look at the whole photo counts in drawing, 0..8; more is surer."
                    "  [default: the model's own]")  # fmt: skip
 @click.option("--saturation", type=float, default=1.0, show_default=True, metavar="F",
               help="Scales the predicted chroma.")  # fmt: skip

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colorize_cli.cli.refusal import Refusal
+from colorize_cli.config import MOST_GUIDANCE
 from colorize_cli.errors import ColorizeError, OptionError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def train() -> None:
 @click.option("--base", metavar="MODEL", help="A shipped model or a model folder, for the stages that no RUN trained.")
 @click.option("--temperature", type=click.FloatRange(min=0), metavar="T",
               help="The one to recommend.  [default: the base's, else 1]")  # fmt: skip
-@click.option("--guidance", type=click.FloatRange(0, 1), metavar="G",
+@click.option("--guidance", type=click.FloatRange(0, MOST_GUIDANCE), metavar="G",
               help="The one to recommend.  [default: the base's, else 0]")  # fmt: skip
 def export(
     runs: tuple[Path, ...], output: Path, base: str | None, temperature: float | None, guidance: float | None

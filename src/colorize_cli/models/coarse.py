@@ -25,6 +25,8 @@ from colorize_cli.models.layers import (
     table_embedding,
 )
 
+TABLE_SHARE = 0.7  # of the gray bias, in what drawing is guided by
+
 
 class CoreLogits(NamedTuple):
     """Logits over the 512 colours, `(B, H, W, 512)` each."""
@@ -182,6 +184,17 @@ class ColTranCore(nn.Module):
         if self.gray_bias is not None:
             logits = logits + self.gray_bias[gray]
         return logits
+
+    def guide(self, gray_context: Tensor, gray: Tensor) -> Tensor:
+        """What to draw towards, scores `(B, H, W, 512)` float32: the parallel head's log-probabilities, less most of
+        what a pixel's own gray says already.
+
+        Without the second term colours that are likely anywhere, grays above all, would only become likelier.
+        """
+        scores = self.parallel_logits(gray_context, gray).float().log_softmax(dim=-1)
+        if self.gray_bias is not None:
+            scores = scores - TABLE_SHARE * self.gray_bias.float().log_softmax(dim=-1)[gray]
+        return scores
 
     def decode(self, gray_context: Tensor, bins: Tensor, window: Window | None = None) -> Tensor:
         """Teacher-forced logits `(B, H, W, 512)`.

@@ -47,7 +47,7 @@ class ContextProjections(NamedTuple):
     inner: list[Modulations]  # (H, W, ...), the part of the gray context
     outer_norms: list[Norms]
     inner_norms: list[Norms]
-    parallel: Tensor  # (H, W, 512) float32: the parallel head's log-probabilities
+    guide: Tensor  # (H, W, 512) float32: of `ColTranCore.guide`
 
 
 def outer_layers(core: ColTranCore) -> list[ConditionalLayer]:
@@ -97,7 +97,7 @@ def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | Non
         [project(layer) for layer in inner],
         [norms(layer, gray_context) for layer in outer],
         [norms(layer, gray_context) for layer in inner],
-        core.parallel_logits(gray_context, gray)[0].float().log_softmax(dim=-1),
+        core.guide(gray_context, gray)[0],
     )
 
 
@@ -216,9 +216,9 @@ class Tile:
         """`(T * W, ...)` of every photo's `(W, ...)`."""
         return together([part(photo) for photo in self.photos])
 
-    def parallel_row(self, row: int) -> Tensor:
-        """What the parallel head says of row `row`, log-probabilities `(T, W, 512)` that need no colours."""
-        return torch.stack([photo.parallel[row] for photo in self.photos])
+    def guide_row(self, row: int) -> Tensor:
+        """What row `row` is drawn towards, scores `(T, W, 512)` that need no colours."""
+        return torch.stack([photo.guide[row] for photo in self.photos])
 
     def outer_row(self, row: int, bins: Tensor | None) -> Tensor:
         """The outer context `(T * W, D)` of row `row`, after the colours `bins` `(T, W)` of the row above, if any."""
