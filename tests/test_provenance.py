@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,3 +130,10 @@ def test_files_without_a_record_have_none(tmp_path: Path) -> None:
     (tmp_path / "broken.jp2").write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\1")
     for name in ("plain.jpg", "theirs.jpg", "text.png", "broken.tif", "broken.jp2", "missing.jpg", "."):
         assert read_provenance(tmp_path / name) is None, name
+
+
+def test_a_pipe_has_no_record_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    script = "import sys; from pathlib import Path; from colorize_cli.provenance import read_provenance as read;"
+    command = [sys.executable, "-c", f"{script} sys.exit(read(Path(sys.argv[1])) is not None)", tmp_path / "pipe.jpg"]
+    subprocess.run(command, check=True, timeout=60)

@@ -120,4 +120,5 @@ def test_the_command_colours_every_page_at_full_depth(tmp_path: Path, tiny_model
         assert np.ptp(after.astype(int), axis=2).max() > 257  # it is in colour
     refused = CliRunner().invoke(cli, [*words, "--format", "png"], standalone_mode=False)
     assert refused.return_value == 1
-    assert "2 pages do not fit" in refused.stderr
+    assert "pages.tif: 2 pages do not fit" in refused.stderr
+    assert refused.stderr.count("pages.tif") == 1

@@ -186,6 +186,8 @@ def read_packet(path: Path) -> bytes | None:
     """
     with warnings.catch_warnings(), contextlib.suppress(Exception):  # whatever a broken file makes a reader raise
         warnings.simplefilter("ignore")
+        if not path.is_file():  # opening a pipe waits for whoever writes into it
+            return None
         with path.open("rb") as file:
             magic = file.read(12)
             if magic[:2] == b"\xff\xd8":

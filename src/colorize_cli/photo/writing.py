@@ -72,9 +72,7 @@ def output_suffix(photo: Photo, suffix: str, options: OutputOptions | None = Non
         wanted = f".{options.format.lower()}"
         known = FORMATS[format_of(Path(f"photo{wanted}"))]
         if len(photo.pages) > 1 and not known.pages:
-            raise PhotoError(
-                f"{photo.name}: {len(photo.pages)} pages do not fit into one {options.format} file; use --format tiff"
-            )
+            raise PhotoError(f"{len(photo.pages)} pages do not fit into one {options.format} file; use --format tiff")
         return suffix if suffix.lower() in known.suffixes else wanted
     return suffix if suffix.lower() in known.suffixes else known.suffixes[0]
 
