@@ -203,3 +203,15 @@ def test_a_resolution_in_centimetres_stays_so(tmp_path: Path) -> None:
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         tags = file.pages.first.tags
         assert (tags[282].value, tags[283].value, tags[296].value) == ((100, 1), (50, 1), 3)
+
+
+@pytest.mark.parametrize(
+    ("description", "kept"), [("Aunt Mary", True), ('{"shape": [3, 8, 9]}', False), ("ImageJ=1.11a", False)]
+)
+def test_a_description_is_kept_unless_a_program_wrote_the_old_layout_in_it(
+    tmp_path: Path, description: str, kept: bool
+) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", LUMA, description=description, metadata=None)
+    again(open_photo(tmp_path / "in.tif"), tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert (file.pages.first.description == description) == kept

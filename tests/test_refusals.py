@@ -17,6 +17,7 @@ from PIL import Image
 
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import Page, Photo, open_photo, save_photo
+from colorize_cli.steps import Shaping, StepError, look
 from tests.conftest import EXAMPLES
 
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
@@ -83,6 +84,15 @@ def test_more_pixels_than_allowed_are_refused_before_they_are_decoded(tmp_path: 
     (tmp_path / "bomb.png").write_bytes(start + struct.pack(">I4s", 100, b"IDAT") + bytes(104))
     with pytest.raises(PhotoError, match="--max-pixels"):
         open_photo(tmp_path / "bomb.png")
+
+
+def test_a_photo_above_the_limit_is_tried_again_since_the_limit_may_change(tmp_path: Path) -> None:
+    Image.new("L", (100, 100)).save(tmp_path / "photo.png")
+    (tmp_path / "empty.png").touch()
+    for name, passing in (("photo.png", True), ("empty.png", False)):
+        with pytest.raises(StepError) as caught:
+            look(str(tmp_path / name), Shaping(max_pixels=9_999))
+        assert caught.value.passing == passing
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read and write all")

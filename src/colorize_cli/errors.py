@@ -13,6 +13,10 @@ class PhotoError(ColorizeError):
     """A photo cannot be read, or its result cannot be written."""
 
 
+class LimitError(PhotoError):
+    """A photo has more pixels or bytes than are allowed."""
+
+
 class ModelError(ColorizeError):
     """A model folder, checkpoint or tensor is missing, left over, mis-shaped or altered."""
 

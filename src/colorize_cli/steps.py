@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from colorize_cli.config import DEFAULT_MAX_PIXELS, OutputOptions
-from colorize_cli.errors import ColorizeError, OutputError, PhotoError
+from colorize_cli.errors import ColorizeError, LimitError, OutputError, PhotoError
 from colorize_cli.photo import Photo, open_photo, output_suffix, save_photo
 from colorize_cli.provenance import Provenance
 from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, model_pages, views
@@ -144,7 +144,8 @@ def _open(source: str, shaping: Shaping) -> tuple[Photo, os.stat_result]:
         return open_photo(source, max_pixels=shaping.max_pixels), status
     except PhotoError as error:
         cause = error.__cause__
-        raise StepError(str(error), passing=isinstance(cause, OSError) and cause.errno is not None) from cause
+        passing = isinstance(error, LimitError) or (isinstance(cause, OSError) and cause.errno is not None)
+        raise StepError(str(error), passing) from cause
     except FileNotFoundError as error:
         raise StepError(f"{source}: no such file; check the name") from error
     except OSError as error:  # its name is too long, its folder may not be entered

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from colorize_cli import xmp
 from colorize_cli.config import DEFAULT_MAX_PIXELS
-from colorize_cli.errors import PhotoError
+from colorize_cli.errors import LimitError, PhotoError
 from colorize_cli.photo import jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
@@ -112,7 +112,7 @@ def _check_file(state: os.stat_result, max_pixels: int) -> None:
     if state.st_size == 0:
         raise PhotoError("the file is empty; copy it again from where it came")
     if state.st_size > BYTES_A_PIXEL * max_pixels + 2**26:
-        raise PhotoError(f"{state.st_size:,} bytes are no photo; allow larger ones with --max-pixels")
+        raise LimitError(f"{state.st_size:,} bytes are no photo; allow larger ones with --max-pixels")
 
 
 @contextlib.contextmanager
@@ -121,7 +121,7 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except PhotoError as error:
-        raise PhotoError(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PhotoError(f"{name}: no such file; check the name") from error
     except PermissionError as error:
@@ -138,7 +138,7 @@ def _explained(name: str) -> Iterator[None]:
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
-        raise PhotoError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
+        raise LimitError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
 
 
 def _of_file(file: io.BytesIO | io.BufferedReader, name: str, max_pixels: int) -> Photo:

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from colorize_cli.errors import PhotoError
+from colorize_cli.errors import LimitError, PhotoError
 from colorize_cli.photo import exif, luma
 from colorize_cli.photo.metadata import Metadata, of_tiff
 from colorize_cli.photo.pillow import opened
@@ -24,6 +24,7 @@ PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of alpha
 NOT_OF_PILLOW = frozenset({50001})  # compressions that it knows by name alone: WebP
 STRIP_BYTES = 2**18
 SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgrow 32-bit offsets
+LAYOUTS = (b'{"shape":', b"ImageJ=")  # descriptions that some programs write of how the file is laid out
 
 
 def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], Metadata]:
@@ -72,7 +73,7 @@ def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tif
             raise PhotoError("a TIFF of this many channels is not known here; convert it to PNG")
         pixels += size
         if pixels > max_pixels:
-            raise PhotoError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
+            raise LimitError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
         yield number, page
     if not pixels:
         raise PhotoError("no picture but previews, as in raw files of cameras; develop it to a TIFF first")
@@ -151,6 +152,7 @@ def write(file: IO[bytes], pages: Sequence[np.ndarray], metadata: Metadata, pack
         (number, tag.kind, tag.count, tag.value(block))
         for number, tag in top.tags.items()
         if number not in exif.POINTERS | exif.LAYOUT_TAGS | exif.ELSEWHERE_TAGS
+        and not (number == exif.DESCRIPTION and tag.value(block).startswith(LAYOUTS))
     ]
     if packet:
         tags.append((exif.XMP, 1, len(packet), packet))
