@@ -59,7 +59,7 @@ def test_another_photo_is_told_apart_and_the_picture_says_where_it_is_from(
     assert "not the photo of this picture" in result.stderr
     told = json.loads(result.stdout)
     assert told["provenance"]["input_sha256"] == record.input_sha256
-    assert "--quality 80" in told["command"]
+    assert told["command"] is None
 
 
 def test_a_name_of_control_characters_is_shown_as_one_harmless_line(gray_photo: Path) -> None:

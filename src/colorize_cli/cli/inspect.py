@@ -41,7 +41,7 @@ def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool)
         )
         return 1
     problems, notes = _checks(record, photo, model)
-    command = shlex.join(again(record, photo, model))
+    command = None if problems else shlex.join(again(record, photo, model))
     if as_json:
         checks = {"command": command, "problems": problems, "notes": notes}
         click.echo(json.dumps({"picture": printable(picture), "provenance": asdict(record), **checks}))
@@ -50,7 +50,8 @@ def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool)
             click.echo(f"{name:9}{printable(value)}")
         if photo is not None and not problems:
             click.echo(f"{'':9}this is {printable(photo)}, byte for byte")
-        click.echo(f"{'again':9}{printable(command)}")
+        if command is not None:
+            click.echo(f"{'again':9}{printable(command)}")
     for note in notes:
         click.echo(f"note: {printable(note)}", err=True)
     for problem in problems:
