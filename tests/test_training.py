@@ -149,7 +149,8 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(tmp_path: Path
     subprocess.run(one, check=True, capture_output=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, *two], check=True, capture_output=True, env=environment)
+    done = subprocess.run([*launch, *two], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-6000:]
     ends = [last_validation(tmp_path / name) for name in ("one", "two")]
     assert ends[0]["step"] == ends[1]["step"] == 50
     assert ends[1]["photos_bits_per_dim"] == pytest.approx(ends[0]["photos_bits_per_dim"], rel=0.01)

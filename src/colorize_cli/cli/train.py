@@ -239,6 +239,9 @@ def _train(stage: str, **options: Any) -> None:
         report=lambda row: click.echo("  ".join(f"{key} {value:.4g}" for key, value in row.items())),
         should_stop=lambda: bool(stopped),
     )
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # the first process may still be validating
+        torch.distributed.destroy_process_group()  # threads that outlive the interpreter end it as if it had failed
 
 
 def _title(path: str) -> str:
