@@ -13,7 +13,7 @@ PACKAGE = Path(colorize_cli.__file__).parent
 
 # Each module and what of ours it may import, beside `errors` and `config`.
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {"colorizer", "openmp"},  # the first for type checkers; imported lazily
+    "__init__": {"colorizer"},  # for type checkers; imported lazily
     "__main__": {"cli"},
     "errors": set(),
     "config": set(),

@@ -60,6 +60,7 @@ def test_another_photo_is_told_apart_and_the_picture_says_where_it_is_from(
     told = json.loads(result.stdout)
     assert told["provenance"]["input_sha256"] == record.input_sha256
     assert told["command"] is None
+    assert "--quality 80" in json.loads(run("inspect", picture, "--json", "--model", tiny_model).stdout)["command"]
 
 
 def test_a_name_of_control_characters_is_shown_as_one_harmless_line(gray_photo: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_model_that_changed_or_is_missing_is_noted(picture: Path) -> None:
     assert "another model" in run("inspect", picture, "--model", "coltran-small").stderr
 
 
-@pytest.mark.parametrize("options", [["--no-provenance"], ["--format", "ppm"]])
+@pytest.mark.parametrize("options", [["--no-provenance"], ["--format", "bmp"], ["--format", "ppm"]])
 def test_a_picture_that_does_not_say_is_told_as_such(tiny_model: Path, tmp_path: Path, options: list[str]) -> None:
     photo = write_gray(tmp_path / "photo.png", 60, 40)
     result = run(photo, "-n", 1, "--model", tiny_model, *options)

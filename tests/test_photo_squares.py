@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,7 +30,7 @@ def test_a_longer_photo_is_covered_by_overlapping_squares(size: tuple[int, int])
     assert 2 <= len(seen) <= MOST_SQUARES
     assert found.photo_spans[0][0] == 0
     assert found.photo_spans[-1][1] == long
-    for (_, end), (start, _) in zip(found.photo_spans, found.photo_spans[1:], strict=False):
+    for (_, end), (start, _) in pairwise(found.photo_spans):
         assert end - start >= short * 0.3 - 1  # what both see
     if long / short < 10:
         assert all(abs(end - start - short) <= max(1, short * 0.01) for start, end in found.photo_spans)

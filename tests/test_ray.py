@@ -48,7 +48,7 @@ def local(colorize, box: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def table(folder: Path) -> list[list[object]]:
     """What of a manifest does not depend on where its run was made."""
-    fields = ("name", "status", "sha256", "size", "options", "bits_per_pixel", "model_sha256", "threads")
+    fields = ("name", "status", "sha256", "outputs", "size", "options", "bits_per_pixel", "model_sha256", "threads")
     return sorted([line[field] for field in fields] for line in lines(folder))
 
 

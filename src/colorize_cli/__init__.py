@@ -8,8 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from colorize_cli.openmp import spin_briefly
-
 if TYPE_CHECKING:
     from colorize_cli.colorizer import Colorization, Colorizer
     from colorize_cli.config import SamplingOptions
@@ -41,7 +39,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    spin_briefly()
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

@@ -100,8 +100,6 @@ class Colorizer:
         self.model, self.device, self.dtypes = model, device, dtypes
         for stage, dtype in dtypes.items():
             getattr(model, stage).to(device=device, dtype=dtype)
-        if model.core.backbone is not None:
-            model.core.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder = decoder_of(model.core)
 
     @classmethod

@@ -14,7 +14,7 @@ class PhotoError(ColorizeError):
 
 
 class LimitError(PhotoError):
-    """A photo has more pixels or bytes than are allowed."""
+    """A photo has more pixels or bytes than are allowed: with another limit it may be read."""
 
 
 class ModelError(ColorizeError):

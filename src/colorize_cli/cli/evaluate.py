@@ -13,7 +13,7 @@ import click
 
 from colorize_cli.cli.photos import model_options
 from colorize_cli.cli.refusal import Refusal
-from colorize_cli.config import SamplingOptions
+from colorize_cli.config import MOST_GUIDANCE, SamplingOptions
 from colorize_cli.errors import ColorizeError
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ JUDGE = "judge.safetensors"  # among the weights of a checkout; the installed pa
 @click.option("-t", "--temperature", type=float, metavar="T",
               help="Of the drawing.  [default: the model's own]")  # fmt: skip
 @click.option("--guidance", type=float, metavar="G",
-              help="Weight of the parallel head in the drawing, 0..8.  [default: the model's own]")  # fmt: skip
+              help=f"Weight of the parallel head in the drawing, 0..{MOST_GUIDANCE}."
+                   "  [default: the model's own]")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Of the drawing.")
 @click.option("--judge", "judge_file", type=click.Path(path_type=Path), metavar="FILE",
               help="The judge of samples, made by 'colorize train judge'.  [default: a checkout's own]")  # fmt: skip

@@ -10,7 +10,7 @@ import click
 from colorize_cli.cli.output import output_options
 from colorize_cli.cli.refusal import Refusal
 from colorize_cli.cli.streams import StandardStreams
-from colorize_cli.config import OutputOptions, SamplingOptions
+from colorize_cli.config import MOST_GUIDANCE, OutputOptions, SamplingOptions
 from colorize_cli.errors import ColorizeError
 from colorize_cli.locations import is_url
 
@@ -65,7 +65,7 @@ class Shard(click.ParamType[tuple[int, int]]):
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S",
               help="Same photo, seed and options: same pictures.")  # fmt: skip
 @click.option("--guidance", type=float, metavar="G",
-              help="How much the first look at the whole photo counts in drawing, 0..8; more is surer."
+              help=f"How much the first look at the whole photo counts in drawing, 0..{MOST_GUIDANCE}; more is surer."
                    "  [default: the model's own]")  # fmt: skip
 @click.option("--saturation", type=float, default=1.0, show_default=True, metavar="F",
               help="Scales the predicted chroma.")  # fmt: skip

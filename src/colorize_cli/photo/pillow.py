@@ -7,12 +7,20 @@ from typing import IO
 
 from PIL import Image
 
+from colorize_cli.errors import LimitError
+
 # In which photos come. Pillow reads more: textures of games, old animations, and EPS, which it has another program run.
 # They are tried in this order: TGA last, which has no mark and takes others for its own.
 _FORMATS = "JPEG PNG TIFF WEBP AVIF HEIF JPEG2000 GIF BMP PPM MPO DIB PCX PSD SGI ICO QOI TGA"
 FORMATS = tuple(_FORMATS.split())
 
 _limit = threading.Lock()
+
+
+def check_pixels(count: int, most: int) -> None:
+    """Raises `LimitError` for more pixels than `most`."""
+    if count > most:
+        raise LimitError(f"more than {most:,} pixels; allow more with --max-pixels, or shrink it first")
 
 
 def opened(file: IO[bytes]) -> Image.Image:

@@ -24,7 +24,7 @@ from colorize_cli.errors import LimitError, PhotoError
 from colorize_cli.photo import jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
-from colorize_cli.photo.pillow import opened
+from colorize_cli.photo.pillow import check_pixels, opened
 
 # What broken files and tags make the readers raise.
 READER_ERRORS = (
@@ -91,7 +91,7 @@ def open_photo(
         warnings.simplefilter("ignore")  # readers warn of odd metadata and of large photos
         if isinstance(source, Image.Image):
             with _explained(name or "the image given"):
-                _check_size(source, max_pixels)
+                check_pixels(source.width * source.height, max_pixels)
                 return _of_image(source, b"", name)
         if isinstance(source, bytes):
             with _explained(name or "the bytes given"):
@@ -136,11 +136,6 @@ def _explained(name: str) -> Iterator[None]:
         raise PhotoError(f"{name}: damaged or unsupported ({reason}); copy it again or convert it") from error
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise LimitError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
-
-
 def _of_file(file: io.BytesIO | io.BufferedReader, name: str, max_pixels: int) -> Photo:
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     file.seek(0)
@@ -172,7 +167,7 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             ) from error
         raise
     with image:
-        _check_size(image, max_pixels)
+        check_pixels(image.width * image.height, max_pixels)
         yield image
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from colorize_cli.errors import LimitError, PhotoError
+from colorize_cli.errors import PhotoError
 from colorize_cli.photo import exif, luma
 from colorize_cli.photo.metadata import Metadata, of_tiff
-from colorize_cli.photo.pillow import opened
+from colorize_cli.photo.pillow import check_pixels, opened
 
 REDUCED, MASK = 1, 4  # bits of a page's kind: a preview, a mask of another page
 MOST_PAGES = 10_000
@@ -72,8 +72,7 @@ def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tif
         if page.size > MOST_CHANNELS * size:
             raise PhotoError("a TIFF of this many channels is not known here; convert it to PNG")
         pixels += size
-        if pixels > max_pixels:
-            raise LimitError(f"more than {max_pixels:,} pixels; allow more with --max-pixels, or shrink it first")
+        check_pixels(pixels, max_pixels)
         yield number, page
     if not pixels:
         raise PhotoError("no picture but previews, as in raw files of cameras; develop it to a TIFF first")

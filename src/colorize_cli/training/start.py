@@ -161,8 +161,6 @@ def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> No
     Of the backbone only the last three stages do, and never the depthwise filters, whose gradient costs more
     than all the rest of it on a CPU.
     """
-    if core.backbone is not None:
-        core.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster
     learning = {"encoder": {"encoder"}, "decoders": {"decoders"}, "joint": {"encoder", "decoders"}}[phase]
     for name, parameter in core.named_parameters():
         learns = ("decoders" if of_decoders(name) else "encoder") in learning
