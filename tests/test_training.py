@@ -20,7 +20,8 @@ from PIL import Image
 
 from colorize_cli.checkpoints import load_model
 from colorize_cli.cli import cli
-from colorize_cli.config import CoreConfig, SpatialUpsamplerConfig
+from colorize_cli.config import BackboneConfig, CoreConfig, SpatialUpsamplerConfig
+from colorize_cli.models.backbone import EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
 from colorize_cli.training.batches import Source, count_table, draw_window
@@ -98,6 +99,22 @@ def test_a_phase_moves_only_its_own_part(photos: PhotoCache, tmp_path: Path) -> 
     moved = {name.partition(".")[0] for name in old if not torch.equal(old[name], new[name])}
     assert moved <= {"encoder", "parallel_head", "gray_bias"}
     assert "parallel_head" in moved
+
+
+def test_an_unfrozen_backbone_learns_in_its_last_stages_alone(photos: PhotoCache, tmp_path: Path) -> None:
+    eye = BackboneConfig(channels=8, blocks=1)
+    core = cast(ColTranCore, fresh_stage(replace(TINY["core"], backbone=eye)))
+    choose_learned(core, "encoder", unfreeze_backbone=True)
+    before = {name: tensor.clone() for name, tensor in core.state_dict().items()}
+    teacher = EfficientNetLite2().to(torch.bfloat16).requires_grad_(False)
+    task = CoreTask([Source(photos, 1.0)], {}, batch=1, phase="encoder", window=16, teacher=teacher, distillation=1.0)
+    run_training(core, task, tmp_path / "run", TrainingOptions(steps=1, warmup_steps=1), lambda row: None)
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["masters"]
+    moved = {name for name, tensor in saved.items() if not torch.equal(tensor, before[name])}
+    # The parallel head starts at nought, and lets no gradient through: what moves the backbone is its teacher.
+    assert {name.split(".")[2] for name in moved if name.startswith("backbone.")} == {"2", "3", "4", "5", "6"}
+    assert not any(".depthwise." in name for name in moved)
+    assert "parallel_head.weight" in moved
 
 
 def train_words(photos: Path, run: Path, *words: str) -> list[str]:
@@ -269,6 +286,7 @@ def test_folders_and_archives_give_the_same_photos(tmp_path: Path) -> None:
     assert one.names == ["photo00", "photo01", "photo02"]
     assert two.names == ["photo00", "photo02"]
     assert np.array_equal(one[2], two[1])
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # nothing half-built is left
 
 
 def test_ageing_keeps_the_colour_and_changes_the_luma(photos: PhotoCache) -> None:
@@ -292,8 +310,8 @@ def test_scratches_and_paper_borders_touch_only_their_places() -> None:
 
 
 def test_a_core_sample_is_gray_eye_and_colour_of_one_crop(photos: PhotoCache) -> None:
-    gray, eye, rgb = core_sample(photos[0], np.random.default_rng(0))
-    assert (gray.shape, eye.shape, rgb.shape) == ((64, 64), (192, 192), (64, 64, 3))
+    gray, eye, rgb, sharp = core_sample(photos[0], np.random.default_rng(0))
+    assert (gray.shape, eye.shape, rgb.shape, sharp.shape) == ((64, 64), (192, 192), (64, 64, 3), (64, 64, 3))
     assert np.abs(luma(rgb).astype(int) - gray).max() <= 1
 
 

@@ -31,7 +31,7 @@ def see(luma: np.ndarray) -> GrayPhoto:
     """The model's view of a luma `(H, W)` uint8 or uint16: the whole of it, squashed to squares."""
     gray_256, gray_64 = photo.square_grays(luma)
     small = max(luma.shape) <= gray_64.shape[0]
-    return GrayPhoto(gray_256, gray_64, photo.backbone_gray(gray_64 if small else gray_256))
+    return GrayPhoto(gray_256, gray_64, photo.backbone_view(gray_64 if small else gray_256))
 
 
 @dataclass(frozen=True, eq=False)

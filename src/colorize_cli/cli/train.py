@@ -149,11 +149,13 @@ CORE_OPTIONS = [
     click.option("--encoder-from", metavar="MODEL|RUN",
                  help="A model or a run whose encoder and parallel head to take, over --init-from."),
     click.option("--backbone", type=FOLDER, metavar="FILE",
-                 help="The published EfficientNet-Lite2 weights (.pth), for a run from nothing."),
+                 help="The published EfficientNet-Lite2 weights (.pth), to start from nothing or for --distillation."),
     click.option("--phase", type=click.Choice(["encoder", "decoders", "joint"]), default="joint", show_default=True,
                  help="Which part learns."),
     click.option("--unfreeze-backbone", is_flag=True,
-                 help="Let the backbone's last stages learn too, at a tenth of the rate."),
+                 help="Let all of the backbone but its first stages learn too, at a tenth of the rate."),
+    click.option("--distillation", type=click.FloatRange(min=0), default=0.0, show_default=True, metavar="W",
+                 help="Teach it to see in gray photographs what --backbone sees in colour ones: the weight of that."),
     click.option("--parallel-weight", type=click.FloatRange(0, 1), default=0.01, show_default=True,
                  help="Share of the parallel head in the joint loss."),
     click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True,
@@ -262,19 +264,17 @@ def _sources(options: dict[str, Any]) -> list[Source]:
     for item in options["data"]:
         path, _, share = item.rpartition("@") if "@" in item and not Path(item).exists() else (item, "", "1")
         try:
-            sources.append(Source(cached_photos(Path(path), options["cache"], leave_out), float(share)))
+            weight = float(share)
         except ValueError as error:
             raise OptionError(
                 f"--data {item}: {share!r} is no number; write PATH@SHARE, as in photos.tar@0.5"
             ) from error
+        sources.append(Source(cached_photos(Path(path), options["cache"], leave_out), weight))
     return sources
 
 
 def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Module:
     """The stage to train: fresh, or with the weights of earlier ones, on the canvas that was asked for."""
-    import torch
-
-    from colorize_cli.backbone_import import import_backbone
     from colorize_cli.training import start
     from colorize_cli.training.batches import count_table
     from colorize_cli.training.canvas import fit_canvas
@@ -288,7 +288,7 @@ def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Mod
         config = replace(config, resolution=options["resolution"])
     backbone = table = None
     if options.get("backbone") is not None:
-        backbone = import_backbone(torch.load(options["backbone"], weights_only=True, map_location="cpu"))
+        backbone = start.published_backbone(options["backbone"]).state_dict()
     if stage == "core" and earlier is None:
         table = count_table(sources, config.resolution)
     model = start.fresh_stage(config, gray_bias=table, backbone=backbone)
@@ -313,9 +313,15 @@ def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCa
     window = options["window"] or min(model.config.resolution, 64)
     if isinstance(model, ColTranCore):
         start.choose_learned(model, options["phase"], options["unfreeze_backbone"])
+        teacher = None
+        if options["distillation"] > 0:
+            if options["backbone"] is None or not options["unfreeze_backbone"]:
+                raise OptionError("--distillation needs --unfreeze-backbone, and --backbone FILE to learn from")
+            teacher = start.published_backbone(options["backbone"]).to(options["device"], options["dtype"])
         return CoreTask(
             sources, validation, batch=options["batch"], phase=options["phase"], window=window,
             parallel_weight=options["parallel_weight"], drop_colors=options["drop_colors"],
+            teacher=teacher, distillation=options["distillation"],
             device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
         )  # fmt: skip
     core: ColTranCore | None = None

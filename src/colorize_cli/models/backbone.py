@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from colorize_cli.config import BackboneConfig
 
 MAP_CHANNELS = (48, 120, 352)  # of its maps at strides 8, 16 and 32
+MAP_SCALES = (8.0, 4.0, 2.0)  # their rough standard deviations
 STEM_CHANNELS = 32
 # (repeats, kernel, stride, expansion, output channels); width 1.1 and depth 1.2 of Lite0
 STAGES = (
@@ -74,10 +75,11 @@ class EfficientNetLite2(nn.Module):
                 channels = outputs
             self.stages.append(nn.Sequential(*blocks))
 
-    def forward(self, gray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps at strides 8, 16 and 32 of `gray` `(B, H, W)`, 0..255 in any dtype."""
-        x = (gray.to(self.stem.weight.dtype) - 127) / 128
-        x = x[:, None].expand(-1, 3, -1, -1)  # three equal channels
+    def forward(self, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps at strides 8, 16 and 32 of a photo, gray `(B, H, W)` or RGB `(B, H, W, 3)`, 0..255 in any dtype."""
+        x = (photo.to(self.stem.weight.dtype) - 127) / 128
+        # A gray photo has three equal channels.
+        x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x[:, None].expand(-1, 3, -1, -1)
         x = x.contiguous(memory_format=torch.channels_last)  # all maps after it follow; its kernels are faster
         x = F.relu6(self.stem(x))
         maps = []

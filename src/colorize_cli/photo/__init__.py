@@ -5,7 +5,7 @@ from __future__ import annotations
 from colorize_cli.photo.luma import Page, to_8_bits
 from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.reading import Photo, open_photo
-from colorize_cli.photo.squares import backbone_gray, joined_squares, square_grays, squares, squash
+from colorize_cli.photo.squares import backbone_view, joined_squares, square_grays, squares, squash
 from colorize_cli.photo.writing import FORMATS, format_of, output_suffix, save_photo, write_photo
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Metadata",
     "Page",
     "Photo",
-    "backbone_gray",
+    "backbone_view",
     "format_of",
     "joined_squares",
     "open_photo",

@@ -81,8 +81,8 @@ def count_table(sources: list[Source], size: int, photos: int = 4000, seed: int 
     rng = np.random.default_rng(seed)
     counts = np.zeros((NUM_LEVELS, NUM_COLORS))
     for _ in range(photos):
-        gray, _, rgb = core_sample(draw_photo(sources, rng), None, size)
-        np.add.at(counts, (gray.ravel(), rgb_to_bins(rgb.astype(np.int64)).ravel()), 1)
+        sample = core_sample(draw_photo(sources, rng), None, size)
+        np.add.at(counts, (sample.gray.ravel(), rgb_to_bins(sample.rgb.astype(np.int64)).ravel()), 1)
     kernel = np.exp(-0.5 * (np.arange(-4, 5) / 1.5) ** 2)
     counts = np.apply_along_axis(lambda c: np.convolve(c, kernel, mode="same"), 0, counts)
     probability = (counts + 1e-4) / (counts + 1e-4).sum(axis=1, keepdims=True)

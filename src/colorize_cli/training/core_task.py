@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colorize_cli.config import CORE_SIZE, NUM_COLORS
+from colorize_cli.models.backbone import MAP_SCALES, EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
-from colorize_cli.models.layers import Window
 from colorize_cli.models.rows import project_context
 from colorize_cli.palette import STEP, bins_to_rgb, rgb_to_bins
+from colorize_cli.photo import backbone_view
 from colorize_cli.sampling import SampleRequest, decoder_of, draw_samples, noise_stream
 from colorize_cli.training.batches import (
     BITS,
@@ -22,7 +25,9 @@ from colorize_cli.training.batches import (
     draw_photo,
     draw_window,
 )
-from colorize_cli.training.data import PhotoCache, core_sample
+from colorize_cli.training.data import CoreSample, PhotoCache, core_sample
+
+Maps = tuple[Tensor, Tensor, Tensor]  # of the backbone
 
 
 class CoreTask:
@@ -40,6 +45,8 @@ class CoreTask:
         device: str = "cpu",
         parallel_weight: float = 0.01,
         drop_colors: float = 0.0,
+        teacher: EfficientNetLite2 | None = None,
+        distillation: float = 0.0,
         validation_photos: int = 96,
         sheet_photos: int = 4,
         seed: int = 0,
@@ -48,32 +55,56 @@ class CoreTask:
         self.phase, self.window, self.parallel_weight = phase, window, parallel_weight
         self.drop_colors, self.validation_photos, self.seed = drop_colors, validation_photos, seed
         self.sheet_photos, self.device = sheet_photos, torch.device(device)
+        self.teacher, self.distillation = teacher, distillation
 
-    def tensors(self, samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor, Tensor]:
+    def stacked(self, pictures: Iterable[np.ndarray]) -> Tensor:
+        """Pictures of one size as `(B, ...)` uint8."""
+        return torch.from_numpy(np.stack(list(pictures))).to(self.device)
+
+    def tensors(self, samples: list[CoreSample]) -> tuple[Tensor, Tensor, Tensor]:
         """Gray `(B, S, S)` int, backbone gray `(B, 192, 192)` uint8, bins `(B, S, S)` int64."""
-        gray, eye, rgb = (torch.from_numpy(np.stack(parts)).to(self.device) for parts in zip(*samples, strict=True))
-        return gray.int(), eye, rgb_to_bins(rgb.long())
+        gray = self.stacked(sample.gray for sample in samples)
+        rgb = self.stacked(sample.rgb for sample in samples)
+        return gray.int(), self.stacked(sample.eye for sample in samples), rgb_to_bins(rgb.long())
 
-    def encode(self, model: ColTranCore, gray: Tensor, eye: Tensor, window: Window | None = None) -> Tensor:
-        """The gray context; the backbone's gradient only where its weights ask for it."""
-        maps = None
-        if model.backbone is not None:
-            learns = next(model.backbone.parameters()).requires_grad and torch.is_grad_enabled()
-            with torch.set_grad_enabled(learns):
-                maps = model.backbone(eye)
-        context: Tensor = model.encoder(gray, maps, window)
+    def look(self, model: ColTranCore, eye: Tensor) -> Maps | None:
+        """The backbone's maps, if it has one; their gradient only where its weights ask for it."""
+        if model.backbone is None:
+            return None
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in model.backbone.parameters())
+        with torch.set_grad_enabled(learns):
+            maps: Maps = model.backbone(eye)
+        return maps
+
+    @torch.no_grad()
+    def encode(self, model: ColTranCore, gray: Tensor, eye: Tensor) -> Tensor:
+        """The gray context of whole canvases."""
+        context: Tensor = model.encoder(gray, self.look(model, eye))
         return context
 
+    def blindness(self, maps: Maps, samples: list[CoreSample]) -> Tensor:
+        """How far the backbone's maps of gray photos are from its teacher's of the same in colour: mean squares."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            truth = self.teacher(self.stacked(backbone_view(sample.sharp) for sample in samples))
+        parts = zip(maps, truth, MAP_SCALES, strict=True)
+        return torch.stack([F.mse_loss(gray.float() / s, color.float() / s) for gray, color, s in parts]).sum()
+
     def loss(self, model: nn.Module, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
-        """`(1 - w) * autoregressive + w * parallel` in bits; `w` is 1 in phase "encoder", 0 in "decoders"."""
+        """`(1 - w) * autoregressive + w * parallel` in bits, and what the backbone has to learn from its teacher.
+
+        `w` is 1 in phase "encoder", 0 in "decoders".
+        """
         assert isinstance(model, ColTranCore)
         random = StepRandom(self.seed, step)
         streams = [random.of_photo(place) for place in places]
         size = model.config.resolution
-        gray, eye, bins = self.tensors([core_sample(draw_photo(self.sources, rng), rng, size) for rng in streams])
+        samples = [core_sample(draw_photo(self.sources, rng), rng, size) for rng in streams]
+        gray, eye, bins = self.tensors(samples)
         window = draw_window(random.shared, size, self.window)
         with torch.set_grad_enabled(self.phase != "decoders"):
-            context = self.encode(model, gray, eye, window)
+            maps = self.look(model, eye)
+            context = model.encoder(gray, maps, window)
         gray, bins = window.cut(gray), window.cut(bins)
         figures: dict[str, float] = {}
         total = context.new_zeros((), dtype=torch.float32)
@@ -88,6 +119,10 @@ class CoreTask:
             bits = F.cross_entropy(logits.flatten(0, 2).float(), bins.flatten()) * BITS
             total = total + (1 - weight) * bits
             figures["bits"] = bits.item()
+        if self.distillation > 0 and maps is not None and maps[-1].requires_grad:
+            blindness = self.blindness(maps, samples)
+            total = total + self.distillation * blindness
+            figures["blindness"] = blindness.item()
         return total, figures
 
     def corrupt(self, bins: Tensor, streams: list[np.random.Generator]) -> Tensor:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import math
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from colorize_cli.config import CORE_SIZE, FULL_SIZE
 from colorize_cli.errors import PhotoError
-from colorize_cli.photo import backbone_gray, squash
+from colorize_cli.photo import backbone_view, squash
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
@@ -41,21 +44,19 @@ def read_photos(source: Path) -> Iterator[tuple[str, Image.Image]]:
         raise PhotoError(f"{source}: {error}; give a folder, a .tar or a .tar.gz of photographs") from error
 
 
-def build_cache(sources: list[Path], folder: Path, leave_out: frozenset[str] = frozenset()) -> None:
-    """Decode `sources` into `folder`: `photos.u8` (raw HWC bytes) and `index.json` (names and places)."""
-    folder.mkdir(parents=True, exist_ok=True)
+def build_cache(source: Path, folder: Path, leave_out: frozenset[str] = frozenset()) -> None:
+    """Decode `source` into `folder`: `photos.u8` (raw HWC bytes) and `index.json` (names and places)."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     offset = 0
     with (folder / "photos.u8").open("wb") as out:
-        for source in sources:
-            for name, image in read_photos(source):
-                if name in leave_out:
-                    continue
-                out.write(image.tobytes())
-                names.append(name)
-                places.append((offset, image.height, image.width))
-                offset += image.height * image.width * 3
+        for name, image in read_photos(source):
+            if name in leave_out:
+                continue
+            out.write(image.tobytes())
+            names.append(name)
+            places.append((offset, image.height, image.width))
+            offset += image.height * image.width * 3
     (folder / "index.json").write_text(json.dumps({"names": names, "places": places}))
 
 
@@ -82,8 +83,13 @@ def cached_photos(source: Path, folder: Path, leave_out: frozenset[str] = frozen
         raise PhotoError(f"{source} does not exist; give a folder, a .tar or a .tar.gz of photographs")
     key = hashlib.sha256(f"{source.resolve()}:{source.stat().st_mtime_ns}:{sorted(leave_out)}".encode())
     place = folder / f"{source.name.partition('.')[0]}-{key.hexdigest()[:12]}"
-    if not (place / "index.json").exists():
-        build_cache([source], place, leave_out)
+    if not place.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{place.name}-", dir=folder, ignore_cleanup_errors=True) as temporary:
+            build_cache(source, Path(temporary), leave_out)
+            # Whole or not at all; where another run was faster, its cache is as good.
+            with contextlib.suppress(OSError):
+                Path(temporary).rename(place)
     return PhotoCache(place)
 
 
@@ -170,10 +176,17 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).convert("L"))
 
 
-def core_sample(
-    photo: np.ndarray, rng: np.random.Generator | None, resolution: int = CORE_SIZE
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One photo as the core sees it: gray and RGB at its resolution, the backbone's gray at 192, all uint8.
+class CoreSample(NamedTuple):
+    """One photo as the core sees it, all uint8."""
+
+    gray: np.ndarray  # (S, S) at the core's resolution
+    eye: np.ndarray  # (192, 192): the backbone's gray
+    rgb: np.ndarray  # (S, S, 3)
+    sharp: np.ndarray  # (64, 64, 3) or (256, 256, 3): what all of these were made of
+
+
+def core_sample(photo: np.ndarray, rng: np.random.Generator | None, resolution: int = CORE_SIZE) -> CoreSample:
+    """A crop of `photo` `HWC uint8` as the core sees it.
 
     A photo larger than 64x64 goes through 256x256, as in the command. Without `rng` nothing is random.
     """
@@ -184,5 +197,4 @@ def core_sample(
     else:
         rgb = age(crop(photo, rng, size, 0.5 if small else 0.3), rng)
     gray = luma(rgb)
-    eye = backbone_gray(gray)
-    return squash(gray, resolution), eye, squash(rgb, resolution)
+    return CoreSample(squash(gray, resolution), backbone_view(gray), squash(rgb, resolution), rgb)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from colorize_cli.backbone_import import import_backbone
 from colorize_cli.checkpoints import build_stage, load_model
 from colorize_cli.config import (
     LEVELS,
@@ -24,15 +26,15 @@ from colorize_cli.config import (
     StageConfig,
 )
 from colorize_cli.errors import ModelError
+from colorize_cli.models.backbone import MAP_SCALES, EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_levels
 from colorize_cli.training.loop import CHECKPOINT
 
 RUN = "run.json"
-MAP_SCALES = (8.0, 4.0, 2.0)  # rough standard deviations of the backbone's three maps
 DECODER_PARTS = frozenset({"outer", "inner", "norm", "head", "pixel_embedding"})
-LATE_STAGES = ("backbone.stages.4.", "backbone.stages.5.", "backbone.stages.6.")
+EARLY_PARTS = ("backbone.stem.", "backbone.stages.0.", "backbone.stages.1.")
 
 # The sizes that ship, and those of the paper.
 SMALL: dict[str, StageConfig] = {
@@ -155,17 +157,28 @@ def of_decoders(name: str) -> bool:
     return name.partition(".")[0] in DECODER_PARTS
 
 
+def published_backbone(path: Path) -> EfficientNetLite2:
+    """The backbone with its published weights, from the port's file; raises `ModelError` for any other file."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ModelError(f"{path} cannot be read as weights: {error}") from error
+    backbone = EfficientNetLite2()
+    backbone.load_state_dict(import_backbone(state), strict=True)
+    return backbone
+
+
 def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> None:
     """Set which parameters learn: in phase "encoder" all but the decoders, in "decoders" these, in "joint" both.
 
-    Of the backbone only the last three stages do, and never the depthwise filters, whose gradient costs more
-    than all the rest of it on a CPU.
+    Of the backbone only what comes after its first two stages does, and never the depthwise filters, whose gradient
+    costs more than all the rest of it on a CPU.
     """
     learning = {"encoder": {"encoder"}, "decoders": {"decoders"}, "joint": {"encoder", "decoders"}}[phase]
     for name, parameter in core.named_parameters():
         learns = ("decoders" if of_decoders(name) else "encoder") in learning
         if name.startswith("backbone."):
-            learns = learns and unfreeze_backbone and ".depthwise." not in name and name.startswith(LATE_STAGES)
+            learns = learns and unfreeze_backbone and ".depthwise." not in name and not name.startswith(EARLY_PARTS)
         parameter.requires_grad_(learns and ".normalize." not in name)
 
 

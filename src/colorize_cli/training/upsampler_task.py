@@ -13,7 +13,7 @@ from colorize_cli.config import CORE_SIZE, NUM_LEVELS
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
 from colorize_cli.palette import STEP, bins_to_levels, bins_to_rgb, rgb_to_bins, rgb_to_levels
-from colorize_cli.photo import backbone_gray, squash
+from colorize_cli.photo import backbone_view, squash
 from colorize_cli.training.batches import (
     BITS,
     Source,
@@ -78,7 +78,7 @@ class UpsamplerTask:
         So the stage sees the core's own mistakes and learns to forgive them, under a truth that still belongs to them.
         """
         assert self.core is not None
-        eye = torch.from_numpy(backbone_gray(gray).copy()[None]).to(self.device)
+        eye = torch.from_numpy(backbone_view(gray).copy()[None]).to(self.device)
         bins = torch.from_numpy(rgb_to_bins(rgb.astype(np.int64))[None]).to(self.device)
         grays = torch.from_numpy(gray.astype(np.int64)[None]).to(self.device)
         logits = self.core.decode(self.core.encode(grays, eye), bins)[0].float().cpu().numpy()  # (S, S, 512)
