@@ -173,7 +173,7 @@ def test_parallel_decoding_gives_the_row_that_one_more_pixel_a_pass_gives(
         logits_of = tile.inner_row(row, tile.outer_row(row, bins[:, row - 1] if row else None))
         noise = torch.from_numpy(gumbel_row(stream, size))[None] if temperature > 0 else None
         for column in range(size):
-            bins[:, row, column] = draw_pixels(logits_of(bins[:, row]), temperature, noise)[:, column]
+            bins[:, row, column] = draw_pixels(logits_of(bins[:, row], 0), temperature, noise)[:, column]
     assert np.array_equal(bins[0].numpy(), sample.bins)
     assert sample.passes < size * size
 
@@ -184,11 +184,11 @@ def test_a_row_pass_that_sees_its_own_pixel_is_found_out() -> None:
     request = SampleRequest(project_context(core, gray, eye), noise_stream(0, 0, gray_256))
     sampler = TileSampler(RowDecoder(core, 1), [request], temperature=0.0)
 
-    def never_settles(bins: Tensor) -> Tensor:
-        return F.one_hot((bins + 1) % 512, 512).float()
+    def never_settles(bins: Tensor, start: int) -> Tensor:
+        return F.one_hot((bins[:, start:] + 1) % 512, 512).float()
 
     with pytest.raises(AssertionError, match="must not see"):
-        sampler.settle(never_settles, sampler.bins[:, 0], lambda logits: logits.argmax(dim=-1))
+        sampler.settle(never_settles, sampler.bins[:, 0], lambda logits, start: logits.argmax(dim=-1))
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])

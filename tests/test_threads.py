@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +14,7 @@ import torch
 from colorize_cli.models.layers import AxialStack
 from colorize_cli.models.packed import PackedLinear
 from colorize_cli.models.threads import spread
+from colorize_cli.openmp import SPINS
 
 CPU = torch.device("cpu")
 
@@ -52,6 +56,15 @@ def test_an_error_in_a_piece_comes_out_and_leaves_the_rest_undone(two_threads: N
     with pytest.raises(ValueError, match="this one"):
         spread(work, range(100), CPU)
     assert len(done) < 99
+
+
+@pytest.mark.parametrize("user", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_torchs_threads_spin_briefly_unless_the_user_says_how(user: dict[str, str]) -> None:
+    code = "import os, colorize_cli.colorizer; print(os.environ.get('GOMP_SPINCOUNT'))"
+    rest = {k: v for k, v in os.environ.items() if k not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    run = subprocess.run([sys.executable, "-c", code], env=rest | user, capture_output=True, text=True, check=True)
+    expected = SPINS if not user else user.get("GOMP_SPINCOUNT", "None")
+    assert run.stdout.strip() == expected
 
 
 def test_a_stack_gives_in_inference_what_it_gives_in_training(two_threads: None) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from colorize_cli.openmp import spin_briefly
+
 if TYPE_CHECKING:
     from colorize_cli.colorizer import Colorization, Colorizer
     from colorize_cli.config import SamplingOptions
@@ -34,6 +36,9 @@ __all__ = [
     "SamplingOptions",
     "__version__",
 ]
+
+
+spin_briefly()
 
 
 def __getattr__(name: str) -> Any:

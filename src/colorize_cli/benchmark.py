@@ -134,7 +134,7 @@ class Benchmark:
         self.opened = open_photo(self.path)
         self.view = see(self.opened.luma)
         self.works = least_work(self.colorizer)
-        self.passes: list[int] = []
+        self.passes: list[float] = []
 
     def run(self, stages: Sequence[str], samples: Sequence[int]) -> Iterator[StageCost]:
         """Time each stage; those that every sample passes once for each number of `samples`."""
@@ -235,7 +235,7 @@ def least_work(colorizer: Colorizer) -> dict[str, Work]:
         tile = Tile(RowDecoder(core, 1), [projections])
         row, context = count_flops(lambda: tile.outer_row(1, bins))
         once, logits_of = count_flops(lambda: tile.inner_row(0, context))
-        each, _ = count_flops(lambda: logits_of(bins))
+        each, _ = count_flops(lambda: logits_of(bins, 0))
         decoders = sum(p.numel() for part in (core.outer, core.inner, core.head) for p in part.parameters())
         works["coarse"] = Work((side - 1) * row + side * once, each, decoders * size["core"], projected)
         for stage in ("color_upsampler", "spatial_upsampler"):
@@ -256,8 +256,8 @@ def count_flops(run: Callable[[], Result]) -> tuple[float, Result]:
 
 def bytes_of(projections: ContextProjections) -> float:
     """Of all tensors of a photo's projections."""
-    layers = [tensor for part in (*projections.outer, *projections.inner) for tensor in part]
-    return float(sum(t.numel() * t.element_size() for t in (projections.outer_input, projections.inner_input, *layers)))
+    inputs = (projections.outer_input, projections.inner_input)
+    return float(sum(t.numel() * t.element_size() for t in (*inputs, *projections.outer, *projections.inner)))
 
 
 def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int) -> NaiveCost:

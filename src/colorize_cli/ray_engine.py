@@ -31,7 +31,6 @@ from colorize_cli.batch import (
 )
 from colorize_cli.errors import ColorizeError, ModelError, OptionError, OutputError, PhotoError
 from colorize_cli.locations import identity
-from colorize_cli.openmp import spin_briefly
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Shaping
 from colorize_cli.workers import ATTEMPTS
@@ -213,7 +212,6 @@ class _Painter:
         sampling: SamplingOptions,
         shaping: Shaping,
     ) -> None:
-        spin_briefly()
         import torch
 
         from colorize_cli.colorizer import Colorizer

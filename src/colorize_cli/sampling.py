@@ -3,10 +3,11 @@
 The outer decoder runs one row at a time against its columns' key/value cache. A row is drawn by parallel decoding:
 guess its colours, run the inner decoder on all its pixels at once, draw again with the same noise, until nothing
 changes. Every pass makes at least one more pixel final, so this is exactly the row that drawing pixel by pixel gives,
-in far fewer passes where colours are predictable.
+in far fewer passes where colours are predictable; what lies left of the first change need not be looked at again.
 
-All work has one fixed shape, a tile of `tile_size` samples and whole rows, so that a sample depends neither on its
-guesses nor on how many others are drawn with it. `models.rows` has the decoders, a row at a time.
+All work is that of a tile of `tile_size` samples, however many are drawn, and how much of a row is looked at again
+never depends on another sample: a sample does not depend on what it is drawn with. `models.rows` has the decoders, a
+row at a time.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile
 from colorize_cli.models.threads import spread
 
 CUDA_TILE = 16  # samples in flight on a device that needs much work at once
+STRIDE = 16  # columns: what is looked at again starts at a multiple of it, as products of few shapes are fast
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class CoarseSample:
 
     bins: np.ndarray  # (H, W) int16, 0..511
     bits_per_pixel: float  # the core's own at temperature 1, whatever it was drawn with
-    passes: int  # of the inner decoder over a row, all rows of its tile together
+    passes: float  # of the inner decoder over a row, all rows together, parts of rows as such
 
 
 def tile_size(device: torch.device) -> int:
@@ -85,26 +87,31 @@ class TileSampler:
         self.size, device = decoder.core.config.resolution, decoder.like.device
         self.bins = torch.zeros((decoder.tile, self.size, self.size), dtype=torch.int64, device=device)
         self.bits = torch.zeros(decoder.tile, dtype=torch.float64, device=device)
-        self.passes = 0  # of the inner decoder over a row, all rows together
+        self.pixels = 0  # that the inner decoder looked at, of one sample
 
     def rows(self) -> Iterator[Tensor]:
         """Draw the whole tile into `bins` and `bits`, one row a step; yields each row's logits `(T, W, 512)`."""
-        logits = self.tile.guide_row(0)
+        logits = self.tile.guide_row(0)  # as good as any, before the first row
         for row in range(self.size):
             choose = self.chooser(row)
             above = self.bins[:, row - 1] if row > 0 else None
             logits_of = self.tile.inner_row(row, self.tile.outer_row(row, above))
             # A good guess, most of all where colours are hard to predict: as if the row were like the one above.
-            drawn, logits = self.settle(logits_of, choose(logits), choose)
+            drawn, logits = self.settle(logits_of, choose(logits, 0), choose)
             self.bins[:, row] = drawn
             nats = logits.log_softmax(dim=-1).gather(-1, drawn[..., None]).double().sum(dim=(1, 2))
             self.bits -= nats / math.log(2)
             yield logits
 
-    def chooser(self, row: int) -> Callable[[Tensor], Tensor]:
-        """How the colours `(T, W)` of row `row` follow from its logits `(T, W, 512)`: always the same way."""
+    def chooser(self, row: int) -> Callable[[Tensor, int], Tensor]:
+        """How the colours of row `row` from a column on follow from their logits `(T, W - column, 512)`."""
         noise, guide = self.noise(), self.tile.guide_row(row)
-        return lambda logits: draw(guided(logits, guide, self.guidance), self.temperature, noise)
+
+        def choose(logits: Tensor, start: int) -> Tensor:
+            here = None if noise is None else noise[:, start:]
+            return draw(guided(logits, guide[:, start:], self.guidance), self.temperature, here)
+
+        return choose
 
     def noise(self) -> Tensor | None:
         """The next row's, `(T, W, 512)`."""
@@ -115,23 +122,34 @@ class TileSampler:
         return torch.from_numpy(np.stack(rows)).to(self.bins.device)
 
     def settle(
-        self, logits_of: Callable[[Tensor], Tensor], guess: Tensor, choose: Callable[[Tensor], Tensor]
+        self, logits_of: Callable[[Tensor, int], Tensor], guess: Tensor, choose: Callable[[Tensor, int], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The row `(T, W)` that draws itself again, and its logits `(T, W, 512)`."""
+        start, logits = 0, logits_of(guess, 0)
         for _ in range(self.size + 1):  # each pass makes a pixel more final; one more finds nothing to change
-            logits = logits_of(guess)
-            drawn = choose(logits)
-            self.passes += 1
+            self.pixels += self.size - start
+            drawn = torch.cat((guess[:, :start], choose(logits[:, start:], start)), dim=1)
             if torch.equal(drawn, guess):
                 return drawn, logits
-            guess = drawn
+            start, guess = self.unsettled(drawn, guess), drawn
+            logits = torch.cat((logits[:, :start], logits_of(guess, start)), dim=1)
         raise AssertionError("a row pass looked at a pixel that it must not see")
+
+    def unsettled(self, drawn: Tensor, guess: Tensor) -> int:
+        """The column to start from, where a row `(T, W)` was drawn other than guessed: right of the first change.
+
+        Samples of one tile would start where another does, so they start at the left.
+        """
+        if len(drawn) > 1:
+            return 0
+        first = int((drawn != guess)[0].int().argmax())
+        return min(first + 1, self.size - 1) // STRIDE * STRIDE
 
     def results(self) -> list[CoarseSample]:
         """Of each request."""
         bins = self.bins.cpu().numpy().astype(np.int16)
         bits = (self.bits / self.size**2).tolist()
-        return [CoarseSample(bins[i], bits[i], self.passes) for i in range(len(self.requests))]
+        return [CoarseSample(bins[i], bits[i], self.pixels / self.size) for i in range(len(self.requests))]
 
 
 def guided(logits: Tensor, guide: Tensor, guidance: float) -> Tensor:

@@ -14,7 +14,6 @@ from colorize_cli.cli.evaluate import evaluate
 from colorize_cli.cli.inspect import inspect
 from colorize_cli.cli.photos import photos
 from colorize_cli.cli.train import train
-from colorize_cli.openmp import spin_briefly
 
 PROGRAM = "colorize"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # numbers of malloc.h
@@ -69,7 +68,6 @@ def keep_memory() -> None:
 def main() -> NoReturn:
     """The console script: exit 0 done, 1 a photo failed, 2 a bad option, model or device, 130 interrupted."""
     keep_memory()
-    spin_briefly()
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:

@@ -37,14 +37,20 @@ class Modulations(NamedTuple):
     mlp_scale: Tensor
     mlp_shift: Tensor
 
+    @classmethod
+    def of(cls, together: Tensor) -> Modulations:
+        """The parts of `(..., 8D)`."""
+        hidden = together.shape[-1] // 8
+        return cls(*torch.split(together, [3 * hidden, 3 * hidden, hidden, hidden], dim=-1))
+
 
 class ContextProjections(NamedTuple):
     """Everything the two decoders need of one photo, computed once before drawing."""
 
     outer_input: Tensor  # (H, W, D): positions + gray context
     inner_input: Tensor  # (H, W, D): positions + gray context
-    outer: list[Modulations]  # (H, W, ...), row and column layers in turn
-    inner: list[Modulations]  # (H, W, ...), the part of the gray context
+    outer: list[Tensor]  # (H, W, 8D): of each layer's `Modulations`, row and column layers in turn
+    inner: list[Tensor]  # (H, W, 8D), the part of the gray context
     outer_norms: list[Norms]
     inner_norms: list[Norms]
     guide: Tensor  # (H, W, 512) float32: of `ColTranCore.guide`
@@ -56,16 +62,15 @@ def outer_layers(core: ColTranCore) -> list[ConditionalLayer]:
     return [layer for pair in pairs for layer in pair]
 
 
-def conditions(layer: ConditionalLayer, inputs: slice) -> tuple[Modulations, Modulations]:
-    """Weights `(out, C)` and biases `(out,)` that make a layer's modulations of `inputs` of its context."""
+def conditions(layer: ConditionalLayer, inputs: slice) -> tuple[Tensor, Tensor]:
+    """Weight `(8D, C)` and bias `(8D,)` that make a layer's `Modulations` of `inputs` of its context."""
     attention, mlp = layer.attention.condition, layer.mlp.condition
     assert attention is not None and mlp is not None
     scale, shift = layer.attention.split_modulation(attention.weight.T)  # (C, 3, heads, head size) each
     mlp_shift, mlp_scale = mlp.weight[:, inputs].chunk(2)
-    weights = Modulations(scale.flatten(1).T[:, inputs], shift.flatten(1).T[:, inputs], mlp_scale, mlp_shift)
-    nought = attention.weight.new_zeros(scale[0].numel())
+    weight = torch.cat((scale.flatten(1).T[:, inputs], shift.flatten(1).T[:, inputs], mlp_scale, mlp_shift))
     mlp_shift, mlp_scale = mlp.bias.chunk(2)
-    return weights, Modulations(nought, nought, mlp_scale, mlp_shift)
+    return weight, torch.cat((attention.weight.new_zeros(attention.out_features), mlp_scale, mlp_shift))
 
 
 def norms(layer: ConditionalLayer, gray_context: Tensor) -> Norms:
@@ -83,12 +88,11 @@ def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | Non
     gray_context = core.encode(gray, backbone_gray)
     outer, inner = outer_layers(core), list(core.inner.layers)
 
-    def project(layer: ConditionalLayer) -> Modulations:
+    def project(layer: ConditionalLayer) -> Tensor:
         # The gray context comes before the outer one.
-        weights, biases = conditions(layer, slice(0, core.config.hidden))
+        weight, bias = conditions(layer, slice(0, core.config.hidden))
         flat = gray_context.flatten(0, 2)  # (H * W, D): torch copies the weight for every row of a longer shape
-        parts = (F.linear(flat, weight.contiguous(), bias) for weight, bias in zip(weights, biases, strict=True))
-        return Modulations(*(part.view(*gray_context.shape[1:3], -1) for part in parts))
+        return F.linear(flat, weight, bias).view(*gray_context.shape[1:3], -1)
 
     return ContextProjections(
         (gray_context + core.outer.positions())[0],
@@ -104,11 +108,6 @@ def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | Non
 def together(tensors: Sequence[Tensor]) -> Tensor:
     """Those of a tile below one another: a view of one, a copy of several."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def layer_row(photos: Sequence[Modulations], row: int) -> Modulations:
-    """A layer's modulations of row `row` of every photo, `(T * W, ...)`."""
-    return Modulations(*(together([part[row] for part in parts]) for parts in zip(*photos, strict=True)))
 
 
 def stack_norms(photos: Sequence[Norms]) -> Norms:
@@ -147,18 +146,20 @@ class RowLayer:
 
 
 class RowAttention:
-    """Attention within the rows of a tile."""
+    """Attention within the rows of a tile; what it saw of a row stays, for when only the right of it is seen anew."""
 
-    def __init__(self, attention: AxialAttention, tile: int, like: Tensor) -> None:
-        self.tile, self.scale = tile, attention.head_size**-0.5
-        self.bias = attention.bias().to(like.dtype).repeat(tile, 1, 1)  # (T * heads, W, W)
+    def __init__(self, attention: AxialAttention, bias: Tensor, tile: int) -> None:
+        """`bias` `(T * heads, W, W)` is the attention's own, repeated for the tile."""
+        self.tile, self.bias, self.scale = tile, bias, attention.head_size**-0.5
+        self.qkv = bias.new_zeros((3, tile, attention.heads, attention.length, attention.head_size))
 
-    def __call__(self, qkv: Tensor) -> Tensor:
-        """`(T * W, 3, heads, head size)` to `(T * W, D)`."""
-        by_sample = qkv.view(self.tile, -1, *qkv.shape[1:])  # (T, W, 3, heads, head size)
-        q, k, v = by_sample.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (T * heads, W, head size) each
-        weights = torch.baddbmm(self.bias, q, k.transpose(1, 2), alpha=self.scale).softmax(dim=-1)
-        out = torch.bmm(weights, v).view(self.tile, -1, *v.shape[1:])  # (T, heads, W, head size)
+    def __call__(self, qkv: Tensor, start: int = 0) -> Tensor:
+        """`(T * (W - start), 3, heads, head size)` of the columns from `start` on to `(T * (W - start), D)`."""
+        by_sample = qkv.view(self.tile, -1, *qkv.shape[1:])  # (T, W - start, 3, heads, head size)
+        self.qkv[:, :, :, start:] = by_sample.permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv.flatten(1, 2).unbind(0)  # (T * heads, W, head size) each
+        weights = torch.baddbmm(self.bias[:, start:], q[:, start:], k.transpose(1, 2), alpha=self.scale)
+        out = torch.bmm(weights.softmax(dim=-1), v).view(self.tile, -1, weights.shape[1], v.shape[2])
         return out.transpose(1, 2).reshape(qkv.shape[0], -1)
 
 
@@ -173,13 +174,13 @@ class ColumnCache:
     def attend(self, qkv: Tensor, row: int) -> Tensor:
         """`(T * W, 3, heads, head size)` of row `row` to `(T * W, D)`: its attention to all rows up to it.
 
+        The rows below are there and count for nothing: a part of the cache would be copied to be multiplied.
         Not torch's fused attention: for a single query in float32 its rounding depends on the thread that works on it.
         """
         query, self.keys[:, :, row], self.values[:, :, row] = qkv.unbind(1)
-        keys, values = self.keys[:, :, : row + 1], self.values[:, :, : row + 1]
-        scores = torch.matmul(query[:, :, None] * query.shape[-1] ** -0.5, keys.transpose(-1, -2))
-        scores = scores + self.bias[:, :, row : row + 1, : row + 1]
-        return torch.matmul(scores.softmax(dim=-1), values).reshape(qkv.shape[0], -1)
+        scores = torch.matmul(query[:, :, None] * query.shape[-1] ** -0.5, self.keys.transpose(-1, -2))
+        scores = scores + self.bias[:, :, row : row + 1]
+        return torch.matmul(scores.softmax(dim=-1), self.values).reshape(qkv.shape[0], -1)
 
 
 class RowDecoder:
@@ -190,14 +191,18 @@ class RowDecoder:
         rows = tile * core.config.resolution
         self.outer = [RowLayer(layer, rows) for layer in outer_layers(core)]
         self.inner = [RowLayer(layer, rows) for layer in core.inner.layers]
-        self.outer_rows = [RowAttention(layer.attention, tile, self.like) for layer in core.outer.row_layers]
-        self.inner_rows = [RowAttention(layer.attention, tile, self.like) for layer in core.inner.layers]
+        self.outer_biases = [self.row_bias(layer) for layer in core.outer.row_layers]
+        self.inner_biases = [self.row_bias(layer) for layer in core.inner.layers]
         # The outer context comes after the gray one.
-        weights = [conditions(layer, slice(core.config.hidden, None))[0] for layer in core.inner.layers]
-        self.outer_conditions = [[PackedLinear(weight, rows=rows) for weight in layer] for layer in weights]
+        weights = (conditions(layer, slice(core.config.hidden, None))[0] for layer in core.inner.layers)
+        self.outer_conditions = [PackedLinear(weight, rows=rows) for weight in weights]
         self.head = PackedLinear.of(core.head, rows)
         # Row 512 is what stands left of the first pixel: nothing.
         self.embedding = F.pad(core.pixel_embedding.weight, (0, 0, 0, 1))
+
+    def row_bias(self, layer: ConditionalLayer) -> Tensor:
+        """`(T * heads, W, W)` of a row attention."""
+        return layer.attention.bias().to(self.like.dtype).repeat(self.tile, 1, 1)
 
 
 class Tile:
@@ -209,6 +214,14 @@ class Tile:
         columns = decoder.tile * decoder.core.config.resolution
         layers = decoder.core.outer.column_layers
         self.columns = [ColumnCache(layer.attention, columns, decoder.like) for layer in layers]
+        self.outer_rows = [
+            RowAttention(layer.attention, bias, decoder.tile)
+            for layer, bias in zip(decoder.core.outer.row_layers, decoder.outer_biases, strict=True)
+        ]
+        self.inner_rows = [
+            RowAttention(layer.attention, bias, decoder.tile)
+            for layer, bias in zip(decoder.core.inner.layers, decoder.inner_biases, strict=True)
+        ]
         self.outer_norms = [stack_norms(layer) for layer in zip(*(p.outer_norms for p in photos), strict=True)]
         self.inner_norms = [stack_norms(layer) for layer in zip(*(p.inner_norms for p in photos), strict=True)]
 
@@ -227,35 +240,40 @@ class Tile:
         decoder, above = self.decoder, row - 1
         x = F.embedding(bins.flatten(), decoder.embedding) + self.gather(lambda photo: photo.outer_input[above])
         for index, (layer, norms) in enumerate(zip(decoder.outer, self.outer_norms, strict=True)):
-            by = layer_row([photo.outer[index] for photo in self.photos], above)
+            by = Modulations.of(together([photo.outer[index][above] for photo in self.photos]))
             qkv = layer.qkv(x, by)
             if index % 2 == 0:
-                attended = decoder.outer_rows[index // 2](qkv)
+                attended = self.outer_rows[index // 2](qkv)
             else:
                 attended = self.columns[index // 2].attend(qkv, above)
             x = layer.finish(x, attended, by, norms)
         return x
 
-    def inner_row(self, row: int, outer_context: Tensor) -> Callable[[Tensor], Tensor]:
-        """The inner decoder over the whole of row `row`: colours `(T, W)` to logits `(T, W, 512)` float32.
+    def inner_row(self, row: int, outer_context: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """The inner decoder over row `row`: colours `(T, W)` and a column to logits `(T, W - column, 512)` float32.
 
-        The logits at a pixel depend on the colours left of it alone. What no colour changes is computed here.
+        The logits at a pixel depend on the colours left of it alone. Those left of the column must be what they were
+        in the call before. What no colour changes is computed here.
         """
         decoder = self.decoder
         base = self.gather(lambda photo: photo.inner_input[row]) + outer_context
-        modulations = []
-        for index, condition in enumerate(decoder.outer_conditions):
-            gray_part = layer_row([photo.inner[index] for photo in self.photos], row)
-            parts = zip(condition, gray_part, strict=True)
-            modulations.append(Modulations(*(linear.add(outer_context, part) for linear, part in parts)))
+        modulations = [
+            condition.add(outer_context, together([photo.inner[index][row] for photo in self.photos]))
+            for index, condition in enumerate(decoder.outer_conditions)
+        ]
 
-        def logits_of(bins: Tensor) -> Tensor:
-            left = F.pad(bins[:, :-1], (1, 0), value=NUM_COLORS)
-            x = F.embedding(left.flatten(), decoder.embedding).add_(base)
-            layers = zip(decoder.inner, decoder.inner_rows, modulations, self.inner_norms, strict=True)
-            for layer, attention, by, norms in layers:
-                x = layer.finish(x, attention(layer.qkv(x, by)), by, norms)
+        def logits_of(bins: Tensor, start: int) -> Tensor:
+            left = F.pad(bins[:, :-1], (1, 0), value=NUM_COLORS)[:, start:]
+
+            def right(part: Tensor) -> Tensor:
+                return part.view(decoder.tile, bins.shape[1], -1)[:, start:].flatten(0, 1)
+
+            x = F.embedding(left.flatten(), decoder.embedding).add_(right(base))
+            layers = zip(decoder.inner, self.inner_rows, modulations, self.inner_norms, strict=True)
+            for layer, attention, modulation, norms in layers:
+                by = Modulations.of(right(modulation))
+                x = layer.finish(x, attention(layer.qkv(x, by), start), by, norms)
             logits: Tensor = decoder.head(decoder.core.norm(x))
-            return logits.float().view(*bins.shape, NUM_COLORS)
+            return logits.float().view(*left.shape, NUM_COLORS)
 
         return logits_of
