@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -90,6 +91,13 @@ def test_photos_that_would_share_a_name_are_told_apart(colorize, tmp_path: Path)
     assert colorize(*photos, "-n", 1, "-o", tmp_path / "out").exit_code == 0
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert names == {"a_photo.png_color1.png", "b_photo.png_color1.png"}
+
+
+def test_usage_is_that_of_the_command_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(click.UsageError) as refused:
+        cli.main(["-n", "x", "photo.jpg"], prog_name="colorize", standalone_mode=False)
+    refused.value.show()
+    assert capsys.readouterr().err.startswith("Usage: colorize [OPTIONS] PHOTO...\nTry 'colorize --help'")
 
 
 def test_a_photo_from_standard_input_goes_to_standard_output(

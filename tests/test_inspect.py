@@ -63,6 +63,14 @@ def test_another_photo_is_told_apart_and_the_picture_says_where_it_is_from(
     assert "--quality 80" in json.loads(run("inspect", picture, "--json", "--model", tiny_model).stdout)["command"]
 
 
+def test_a_picture_of_standard_input_asks_which_photo_it_was(tiny_model: Path, gray_photo: Path) -> None:
+    words = ["-", "-o", str(gray_photo.parent), "-n", "1", "--model", str(tiny_model)]
+    CliRunner().invoke(cli, words, input=gray_photo.read_bytes(), standalone_mode=False)
+    (picture,) = gray_photo.parent.glob("stdin_color1.*")
+    assert "say with --photo which it was" in run("inspect", picture).stderr
+    assert "--photo" not in run("inspect", picture, "--photo", gray_photo).stderr
+
+
 def test_a_name_of_control_characters_is_shown_as_one_harmless_line(gray_photo: Path) -> None:
     path = gray_photo.rename(gray_photo.with_name("a\x1b[31m\nb\x07.jpg"))
     result = run("inspect", path)

@@ -12,6 +12,7 @@ import click
 
 from colorize_cli import __version__
 from colorize_cli.cli.printable import printable
+from colorize_cli.cli.streams import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from colorize_cli.provenance import Provenance
@@ -84,6 +85,8 @@ def _checks(record: Provenance, photo: Path | None, model: str | None) -> tuple[
     problems, notes = [], []
     if photo is not None and file_sha256(photo) != record.input_sha256:
         problems.append(f"{photo}: not the photo of this picture: its sha256 is {file_sha256(photo)}")
+    if photo is None and record.input == STANDARD_INPUT:
+        notes.append("the photo came from standard input; say with --photo which it was")
     if record.version != __version__:
         notes.append(f"this is colorize {__version__}: its pictures may differ from those of {record.version}")
     if record.torch != torch.__version__:

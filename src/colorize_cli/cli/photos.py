@@ -49,7 +49,22 @@ class Shard(click.ParamType[tuple[int, int]]):
         return self.fail(f"{value!r} is no part of a whole; write I/N with I from 1 to N, such as 2/8", param, ctx)
 
 
-@click.command("photos", context_settings={"help_option_names": ["-h", "--help"]})
+class UnnamedContext(click.Context):
+    """Of a command that needs no name: messages speak of `colorize`, as the user does."""
+
+    @property
+    def command_path(self) -> str:
+        """What to type for it."""
+        return self.parent.command_path if self.parent is not None else super().command_path
+
+
+class UnnamedCommand(click.Command):
+    """The default command."""
+
+    context_class = UnnamedContext
+
+
+@click.command("photos", cls=UnnamedCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, metavar="PHOTO...", type=click.Path(allow_dash=True))
 @click.option("-o", "--output", type=click.Path(file_okay=False, allow_dash=True), metavar="DIR",
               help="Where the pictures go, with the tree of folders below each PHOTO that is one, and a record of the "

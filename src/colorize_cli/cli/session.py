@@ -195,7 +195,8 @@ class Session:
         plan = planner.plan(jobs)
         reporter.total += len(plan.todos) + len(plan.outcomes)
         if plan.changed:
-            reporter.say(f"{plan.changed} photos were coloured with other options or another model: coloured again")
+            photos = "photo was" if plan.changed == 1 else "photos were"
+            reporter.say(f"{plan.changed} {photos} coloured with other options or another model: coloured again")
         for outcome in plan.outcomes:
             reporter.outcome(outcome)
         if self.request.dry_run:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+STANDARD_INPUT = "stdin"  # the name of the photo that comes from there
+
 
 class StandardStreams:
     """`-` among the inputs and as the output, replaced by names of files."""
@@ -25,7 +27,7 @@ class StandardStreams:
             return self
         self._folder = Path(tempfile.mkdtemp(prefix="colorize-"))
         if "-" in self.inputs:
-            path = self._folder / "stdin"
+            path = self._folder / STANDARD_INPUT
             path.write_bytes(sys.stdin.buffer.read())
             self.inputs[self.inputs.index("-")] = str(path)
             self.aliases[str(path)] = "-"
