@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from colorize_cli import __version__, palette, photo
+from colorize_cli.ahead import one_ahead
 from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
 from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
@@ -196,13 +197,14 @@ class Colorizer:
     def join(
         self, opened: photo.Photo, predictions: Sequence[Sequence[Prediction]], options: SamplingOptions
     ) -> Iterator[Colorization]:
-        """Put predicted colours under the photo's own luminance, one sample at a time.
+        """Put predicted colours under the photo's own luminance, sample by sample, the next one while one is looked at.
 
         `predictions` are those of all of the photo's `views`.
         """
-        for samples in zip(*predictions, strict=True):
+
+        def joined(samples: Sequence[Prediction]) -> Colorization:
             maps = color_maps(opened, samples)
-            yield Colorization(
+            return Colorization(
                 index=samples[0].index,
                 photo=opened,
                 pages=join(opened, maps, options.saturation),
@@ -213,6 +215,8 @@ class Colorizer:
                 seed=options.seed,
                 temperature=self.temperature(options),
             )
+
+        return one_ahead(joined, zip(*predictions, strict=True))
 
     def provenance(
         self,

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
+import numpy as np
+
+from colorize_cli.ahead import one_ahead
 from colorize_cli.config import DEFAULT_MAX_PIXELS, OutputOptions
 from colorize_cli.errors import ColorizeError, LimitError, OutputError, PhotoError
 from colorize_cli.photo import Photo, open_photo, output_suffix, save_photo
@@ -112,7 +115,12 @@ def finish(
     if opened.sha256 != sha256:
         raise StepError(f"{source}: the file changed while it was coloured; start again")
     notes: dict[str, None] = {}
-    for picture in pictures:
+
+    def joined(picture: Picture) -> tuple[np.ndarray, ...]:
+        maps = color_maps(opened, picture.samples)
+        return model_pages(maps) if shaping.size == "256" else join(opened, maps, shaping.saturation)
+
+    for picture, pages in zip(pictures, one_ahead(joined, pictures), strict=True):
         if root is not None and not os.path.isdir(root):
             raise OutputError(f"{root}: the output folder is gone")
         folder = os.path.dirname(picture.path) or "."
@@ -120,8 +128,6 @@ def finish(
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             _give_up(error, f"{folder}: the output folder cannot be made ({error.strerror})")
-        maps = color_maps(opened, picture.samples)
-        pages = model_pages(maps) if shaping.size == "256" else join(opened, maps, shaping.saturation)
         try:
             lost = save_photo(pages, opened, Path(picture.path), shaping.output, picture.provenance)
         except PhotoError as error:
