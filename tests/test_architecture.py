@@ -13,12 +13,13 @@ PACKAGE = Path(colorize_cli.__file__).parent
 
 # Each module and what of ours it may import, beside `errors` and `config`.
 ALLOWED: dict[str, set[str]] = {
-    "__init__": {"colorizer"},  # for type checkers; imported lazily
+    "__init__": {"colorizer", "openmp"},  # the first for type checkers; imported lazily
     "__main__": {"cli"},
     "errors": set(),
     "config": set(),
     "palette": set(),
     "atomic": set(),
+    "ahead": set(),
     "photo": {"atomic", "photo", "provenance", "xmp"},
     "xmp": set(),
     "provenance": {"xmp"},
@@ -31,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": {"checkpoints", "chroma", "colorizer", "machine", "models", "photo", "sampling", "views"},
     "machine": set(),
     "views": {"chroma", "photo"},
-    "colorizer": {"__init__", "checkpoints", "models", "palette", "photo", "provenance", "sampling", "views"},
+    "colorizer": {"__init__", "ahead", "checkpoints", "models", "palette", "photo", "provenance", "sampling", "views"},
     "locations": set(),
     "listing": {"locations", "manifest", "storage"},
     "naming": {"listing", "locations"},
@@ -40,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "remote_manifest": {"manifest", "storage"},
     "journal": {"atomic", "manifest"},
     "planning": {"atomic", "listing", "locations", "manifest", "naming", "outcome", "photo", "provenance", "storage"},
-    "steps": {"photo", "provenance", "views"},
+    "steps": {"ahead", "photo", "provenance", "views"},
     "workers": set(),
     "storage": {"atomic", "locations", "steps"},
     "batch": {"colorizer", "journal", "manifest", "outcome", "planning", "steps", "storage", "views"},
@@ -50,7 +51,6 @@ ALLOWED: dict[str, set[str]] = {
         "checkpoints",
         "colorizer",
         "locations",
-        "openmp",
         "outcome",
         "planning",
         "steps",
@@ -83,7 +83,6 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "provenance",
         "naming",
-        "openmp",
         "outcome",
         "planning",
         "ray_engine",
