@@ -101,6 +101,19 @@ def test_a_phase_moves_only_its_own_part(photos: PhotoCache, tmp_path: Path) -> 
     assert "parallel_head" in moved
 
 
+def test_an_encoder_may_listen_to_decoders_that_stand_still(photos: PhotoCache) -> None:
+    core = cast(ColTranCore, fresh_stage(TINY["core"]))
+    choose_learned(core, "encoder", unfreeze_backbone=False)
+    task = CoreTask([Source(photos, 1.0)], {"val": photos}, batch=1, phase="encoder", window=16, parallel_weight=0.5)
+    loss, figures = task.loss(core, 0, range(1))
+    assert loss.item() == pytest.approx((figures["bits"] + figures["parallel_bits"]) / 2)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert core.encoder.embedding.weight.grad is not None  # the parallel head starts at nought and lets nothing through
+    assert core.encoder.embedding.weight.grad.abs().max() > 0
+    assert core.head.weight.grad is None
+    assert "val_bits" in task.validate(core)
+
+
 def test_an_unfrozen_backbone_learns_in_its_last_stages_alone(photos: PhotoCache, tmp_path: Path) -> None:
     eye = BackboneConfig(channels=8, blocks=1)
     core = cast(ColTranCore, fresh_stage(replace(TINY["core"], backbone=eye)))

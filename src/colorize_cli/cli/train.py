@@ -156,8 +156,8 @@ CORE_OPTIONS = [
                  help="Let all of the backbone but its first stages learn too, at a tenth of the rate."),
     click.option("--distillation", type=click.FloatRange(min=0), default=0.0, show_default=True, metavar="W",
                  help="Teach it to see in gray photographs what --backbone sees in colour ones: the weight of that."),
-    click.option("--parallel-weight", type=click.FloatRange(0, 1), default=0.01, show_default=True,
-                 help="Share of the parallel head in the joint loss."),
+    click.option("--parallel-weight", type=click.FloatRange(0, 1), metavar="W",
+                 help="Share of the parallel head in the loss.  [default: encoder 1, decoders 0, joint 0.01]"),
     click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True,
                  help="Share of the decoders' colour inputs replaced by another pixel's."),
 ]  # fmt: skip

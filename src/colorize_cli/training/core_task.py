@@ -28,11 +28,15 @@ from colorize_cli.training.batches import (
 from colorize_cli.training.data import CoreSample, PhotoCache, core_sample
 
 Maps = tuple[Tensor, Tensor, Tensor]  # of the backbone
+PARALLEL_WEIGHTS = {"encoder": 1.0, "decoders": 0.0, "joint": 0.01}  # by phase; the paper's is the last
 
 
 class CoreTask:
-    """The core. Phase "encoder" trains the parallel head alone, "decoders" the decoders on a frozen encoder,
-    "joint" everything."""
+    """The core. Phase "encoder" trains the encoder and its parallel head, "decoders" the decoders on a frozen encoder,
+    "joint" everything.
+
+    Phase "encoder" with a parallel weight below 1 has the frozen decoders say, too, what they miss in the context.
+    """
 
     def __init__(
         self,
@@ -43,7 +47,7 @@ class CoreTask:
         phase: str,
         window: int = CORE_SIZE,
         device: str = "cpu",
-        parallel_weight: float = 0.01,
+        parallel_weight: float | None = None,
         drop_colors: float = 0.0,
         teacher: EfficientNetLite2 | None = None,
         distillation: float = 0.0,
@@ -52,7 +56,8 @@ class CoreTask:
         seed: int = 0,
     ) -> None:
         self.sources, self.validation, self.batch = sources, validation, batch
-        self.phase, self.window, self.parallel_weight = phase, window, parallel_weight
+        self.phase, self.window = phase, window
+        self.parallel_weight = PARALLEL_WEIGHTS[phase] if parallel_weight is None else parallel_weight
         self.drop_colors, self.validation_photos, self.seed = drop_colors, validation_photos, seed
         self.sheet_photos, self.device = sheet_photos, torch.device(device)
         self.teacher, self.distillation = teacher, distillation
@@ -91,10 +96,7 @@ class CoreTask:
         return torch.stack([F.mse_loss(gray.float() / s, color.float() / s) for gray, color, s in parts]).sum()
 
     def loss(self, model: nn.Module, step: int, places: range) -> tuple[Tensor, dict[str, float]]:
-        """`(1 - w) * autoregressive + w * parallel` in bits, and what the backbone has to learn from its teacher.
-
-        `w` is 1 in phase "encoder", 0 in "decoders".
-        """
+        """`(1 - w) * autoregressive + w * parallel` in bits, and what the backbone has to learn from its teacher."""
         assert isinstance(model, ColTranCore)
         random = StepRandom(self.seed, step)
         streams = [random.of_photo(place) for place in places]
@@ -108,7 +110,7 @@ class CoreTask:
         gray, bins = window.cut(gray), window.cut(bins)
         figures: dict[str, float] = {}
         total = context.new_zeros((), dtype=torch.float32)
-        weight = {"encoder": 1.0, "decoders": 0.0}.get(self.phase, self.parallel_weight)
+        weight = self.parallel_weight
         if weight > 0:
             logits = model.parallel_logits(context, gray)
             parallel = F.cross_entropy(logits.flatten(0, 2).float(), bins.flatten()) * BITS
@@ -150,12 +152,12 @@ class CoreTask:
                 context = self.encode(model, gray, eye)
                 logits = model.parallel_logits(context, gray).flatten(0, 2).float()
                 parallel += F.cross_entropy(logits, bins.flatten()).item() * BITS * len(samples)
-                if self.phase != "encoder":
+                if self.parallel_weight < 1:
                     logits = model.decode(context, bins).flatten(0, 2).float()
                     bits += F.cross_entropy(logits, bins.flatten()).item() * BITS * len(samples)
                 count += len(samples)
             figures[f"{name}_parallel_bits"] = parallel / count
-            if self.phase != "encoder":
+            if self.parallel_weight < 1:
                 figures[f"{name}_bits"] = bits / count
         return figures
 
@@ -172,7 +174,7 @@ class CoreTask:
                 mean = model.parallel_logits(self.encode(model, gray, eye), gray).float().softmax(-1) @ colors
                 row = [gray[0].cpu().numpy().astype(np.uint8), pixels(bins[0].cpu().numpy())]
                 rows.append([*row, mean[0].cpu().numpy().round().astype(np.uint8)])
-                if self.phase != "encoder":
+                if self.parallel_weight < 1:
                     projections = project_context(model, gray, eye)
                     requests += [SampleRequest(projections, noise_stream(self.seed, k, row[0])) for k in range(2)]
         for place, sample in enumerate(draw_samples(decoder_of(model), requests)):
