@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colorize_cli.photo import backbone_gray, joined_squares, square_grays, squares
+from colorize_cli.photo import backbone_view, joined_squares, square_grays, squares
 from colorize_cli.photo.squares import MOST_SQUARES, layout
 
 SIZES = [(100, 201), (100, 250), (300, 1000), (1000, 300), (64, 1000), (1, 20_000), (3, 7), (2, 5), (611, 20_011)]
@@ -68,7 +68,7 @@ def test_grays_of_a_large_photo_are_boxed_twice() -> None:
 def test_grays_of_any_photo_are_squares(shape: tuple[int, int]) -> None:
     luma = np.full(shape, 77, dtype=np.uint8)
     full, small = square_grays(luma)
-    assert (full.shape, small.shape, backbone_gray(full).shape) == ((256, 256), (64, 64), (192, 192))
+    assert (full.shape, small.shape, backbone_view(full).shape) == ((256, 256), (64, 64), (192, 192))
     assert set(np.unique(full)) == set(np.unique(small)) == {77}
 
 
