@@ -57,7 +57,9 @@ class CoreTask:
     ) -> None:
         self.sources, self.validation, self.batch = sources, validation, batch
         self.phase, self.window = phase, window
-        self.parallel_weight = PARALLEL_WEIGHTS[phase] if parallel_weight is None else parallel_weight
+        if parallel_weight is None or phase == "decoders":  # whose encoder stands still, whatever it is told
+            parallel_weight = PARALLEL_WEIGHTS[phase]
+        self.parallel_weight = parallel_weight
         self.drop_colors, self.validation_photos, self.seed = drop_colors, validation_photos, seed
         self.sheet_photos, self.device = sheet_photos, torch.device(device)
         self.teacher, self.distillation = teacher, distillation
