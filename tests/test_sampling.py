@@ -60,6 +60,20 @@ def photo_of(core: ColTranCore, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
     return gray, eye, np.full((256, 256), seed, dtype=np.uint8)
 
 
+@torch.inference_mode()
+def test_the_gray_context_is_the_same_for_any_number_of_threads() -> None:
+    core = core_of(CONFIGS["with backbone and gray bias"])
+    gray, eye, _ = photo_of(core, 0)
+    before, contexts = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            contexts.append(core.encode(gray, eye))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(contexts[0], contexts[1]) and torch.equal(contexts[0], contexts[2])
+
+
 def draw(
     core: ColTranCore,
     photos: list[int],

@@ -127,8 +127,10 @@ def draw(
     options: SamplingOptions,
     shaping: Shaping,
     progress: Callable[[str, float], None],
+    *,
+    in_company: bool = False,
 ) -> list[Drawn]:
-    """Draw photos together; `progress` is called as `Engine.run` says."""
+    """Draw photos together; `progress` is called as `Engine.run` says, `in_company` is that of `Colorizer.predict`."""
     started = time.monotonic()
     samples = colorizer.samples(options)
     names = [(todo.job.source, len(look.views)) for todo, look in group for _ in look.views]
@@ -141,7 +143,7 @@ def draw(
         drawn_rows += rows
 
     views = [view for _, look in group for view in look.views]
-    predictions = iter(colorizer.predict(views, options, report))
+    predictions = iter(colorizer.predict(views, options, report, in_company=in_company))
     seconds = (time.monotonic() - started) / len(group)
     drawn = []
     for todo, look in group:

@@ -18,6 +18,7 @@ from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
 from colorize_cli.models.packed import multiplies_bfloat16
 from colorize_cli.models.rows import project_context
+from colorize_cli.models.threads import one_at_a_time, spread
 from colorize_cli.provenance import Provenance
 from colorize_cli.sampling import (
     CoarseSample,
@@ -135,22 +136,57 @@ class Colorizer:
         photos: Sequence[GrayPhoto],
         options: SamplingOptions,
         progress: Callable[[int], None] | None = None,
+        *,
+        in_company: bool = False,
     ) -> list[list[Prediction]]:
-        """Run the three stages over photos drawn together; a list of samples for each.
+        """Run the three stages over photos; a list of samples for each.
 
-        `progress` is called with the number of rows of coarse samples drawn, 64 a sample.
-        Temperature 0 gives one sample: all would be the same.
+        `progress` is called with the number of rows of coarse samples drawn, 64 a sample, by one thread at a time.
+        Temperature 0 gives one sample: all would be the same. `in_company` says that other calls run beside this
+        one and keep the processor busy: nothing is shared among threads then, which may be called from many.
         """
-        temperature = self.temperature(options)
-        count, group = self.samples(options), self.photos_together(options)
+        report = None if progress is None else one_at_a_time(progress)
+        group = self.photos_together(options)
         results: list[list[Prediction]] = []
         for start in range(0, len(photos), group):
-            together = photos[start : start + group]
-            requests = [request for one in together for request in self.requests(one, options.seed, count)]
-            drawn = iter(draw_samples(self.decoder, requests, temperature, self.guidance(options), progress))
-            for gray_photo in together:
-                results.append([self._finish(index, next(drawn), gray_photo) for index in range(count)])
+            results.extend(self._predict_together(photos[start : start + group], options, report, in_company))
         return results
+
+    def _predict_together(
+        self,
+        photos: Sequence[GrayPhoto],
+        options: SamplingOptions,
+        progress: Callable[[int], None] | None,
+        in_company: bool,
+    ) -> list[list[Prediction]]:
+        count = self.samples(options)
+
+        def encode(one: GrayPhoto) -> list[SampleRequest]:
+            return self.requests(one, options.seed, count)
+
+        def make(numbers: range) -> list[Prediction]:
+            drawn = draw_samples(
+                self.decoder,
+                [requests[n] for n in numbers],
+                self.temperature(options),
+                self.guidance(options),
+                progress,
+            )
+            return [
+                self._finish(n % count, sample, photos[n // count]) for n, sample in zip(numbers, drawn, strict=True)
+            ]
+
+        alone = len(photos) == 1 and not in_company
+        encoded = [encode(photos[0])] if alone else spread(encode, photos, self.device)
+        requests = [request for of_photo in encoded for request in of_photo]
+        # A thread takes a sample through all stages. Where the last ones would leave threads idle, all work on each.
+        singly = 0 if self.device.type != "cpu" else len(requests)
+        if not in_company:
+            singly -= singly % torch.get_num_threads()
+        made = spread(make, [range(n, n + 1) for n in range(singly)], self.device)
+        made.append(make(range(singly, len(requests))))
+        predictions = [prediction for several in made for prediction in several]
+        return [predictions[start : start + count] for start in range(0, len(predictions), count)]
 
     @torch.inference_mode()
     def requests(self, gray_photo: GrayPhoto, seed: int, count: int) -> list[SampleRequest]:

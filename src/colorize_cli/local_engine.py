@@ -6,10 +6,11 @@ Queues are bounded and hold no photo, only its small grays and predictions, so m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from colorize_cli import storage
 from colorize_cli.batch import Destination, Drawn, colorizer_facts, draw, failure, finish, needs_drawing
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from colorize_cli.colorizer import Colorizer
     from colorize_cli.config import SamplingOptions
     from colorize_cli.planning import Todo
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class LocalEngine:
@@ -45,6 +49,7 @@ class LocalEngine:
         """
         self.model, self.device, self.dtype, self.threads = model, device, dtype, threads
         self.sampling, self.shaping = sampling, shaping
+        self._photos = photos
         self._pool = WorkerPool(min(default_workers(), photos), apart=photos > 1)
 
     def __enter__(self) -> Self:
@@ -81,9 +86,14 @@ class LocalEngine:
         should_stop: Callable[[], bool],
     ) -> Iterator[Outcome]:
         """As `Engine` says."""
-        return _Run(self._colorizer, self._pool, self.sampling, self.shaping, self.facts, destination, progress).run(
-            todos, should_stop
-        )
+        lanes = Lanes(self._colorizer, self.sampling, self._photos)
+        try:
+            run = _Run(
+                self._colorizer, self._pool, lanes, self.sampling, self.shaping, self.facts, destination, progress
+            )
+            yield from run.run(todos, should_stop)
+        finally:
+            lanes.close()
 
 
 class _Run:
@@ -93,57 +103,85 @@ class _Run:
         self,
         colorizer: Colorizer,
         pool: WorkerPool,
+        lanes: Lanes,
         options: SamplingOptions,
         shaping: Shaping,
         facts: RunFacts,
         destination: Destination,
         progress: Callable[[str, float], None],
     ) -> None:
-        self.colorizer, self.pool, self.options, self.shaping = colorizer, pool, options, shaping
+        self.colorizer, self.pool, self.lanes, self.options, self.shaping = colorizer, pool, lanes, options, shaping
         self.facts, self.destination, self.progress = facts, destination, progress
-        self.together = colorizer.photos_together(options)
+        self._reporting = threading.Lock()
         self._looking: dict[Future[Look], Todo] = {}
+        self._looked: list[tuple[Todo, Look]] = []
+        self._drawing: set[Future[list[Drawn]]] = set()
         self._finishing: set[Future[Outcome]] = set()
 
     def run(self, todos: Iterable[Todo], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
         waiting = iter(todos)
-        looked: list[tuple[Todo, Look]] = []
-        ahead = 2 * self.together + self.pool.count
-        while not should_stop():
-            for todo in itertools.islice(waiting, max(0, ahead - len(looked) - len(self._looking))):
-                self._looking[self.pool.submit(storage.look, todo.job.source, self.shaping)] = todo
-            if not self._looking and not looked:
-                break
-            if self._looking and len(looked) < self.together:
-                yield from self._take_looks(looked)
-                continue
-            group, looked = looked[: self.together], looked[self.together :]
-            for drawn in draw(self.colorizer, group, self.options, self.shaping, self.progress):
-                self._finishing.add(self.pool.run(self._finish, drawn))
-            while len(self._finishing) > ahead:
-                yield from self._finished()
+        ahead = 2 * self.lanes.count * self.lanes.photos + self.pool.count
+        while True:
+            if should_stop():
+                self._begin_no_more()
+            else:
+                room = ahead - len(self._looked) - len(self._looking)
+                for todo in itertools.islice(waiting, max(0, room)):
+                    self._looking[self.pool.submit(storage.look, todo.job.source, self.shaping)] = todo
+                if len(self._finishing) <= ahead:
+                    self._begin_drawing()
+            in_flight: list[Future[Any]] = [*self._looking, *self._drawing, *self._finishing]
+            if not in_flight:
+                return
+            done, _ = wait(in_flight, return_when=FIRST_COMPLETED)
+            yield from self._take(done)
+
+    def _begin_no_more(self) -> None:
         for future in self._looking:
             future.cancel()
-        while self._finishing:
-            yield from self._finished()
+        self._looking.clear()
+        self._looked.clear()
 
-    def _take_looks(self, looked: list[tuple[Todo, Look]]) -> Iterator[Outcome]:
-        """Wait until a photo is looked at, or finished; sort those that are into `looked` and outcomes."""
-        both: list[Future[Any]] = [*self._looking, *self._finishing]
-        done, _ = wait(both, return_when=FIRST_COMPLETED)
-        for future in [future for future in self._looking if future in done]:
-            todo = self._looking.pop(future)
-            try:
-                look = future.result()
-                outcome = needs_drawing(todo, look, self.destination, self.facts.samples)
-                if outcome is None:
-                    looked.append((todo, look))
-            except Exception as error:
-                outcome = failure(todo.job.source, error)
-            if outcome is not None:
-                yield self.destination.record(todo, outcome, self.facts)
-        if done & self._finishing:
-            yield from self._finished()
+    def _begin_drawing(self) -> None:
+        """Draw what is looked at, as far as lanes are free; several photos to a lane where that pays, or the last."""
+        while len(self._drawing) < self.lanes.count and self._looked:
+            if len(self._looked) < self.lanes.photos and self._looking:
+                return
+            group, self._looked = self._looked[: self.lanes.photos], self._looked[self.lanes.photos :]
+            self._drawing.add(self.lanes.submit(self._draw, group))
+
+    def _take(self, done: set[Future[Any]]) -> Iterator[Outcome]:
+        """Pass photos on that are looked at or drawn; the outcomes of those that are at their end."""
+        for look in self._looking.keys() & done:
+            yield from self._take_look(self._looking.pop(look), look)
+        for drawing in self._drawing & done:
+            self._drawing.remove(drawing)
+            self._finishing.update(self.pool.run(self._finish, drawn) for drawn in drawing.result())
+        for finishing in self._finishing & done:
+            self._finishing.remove(finishing)
+            yield finishing.result()
+
+    def _take_look(self, todo: Todo, future: Future[Look]) -> Iterator[Outcome]:
+        try:
+            look = future.result()
+            outcome = needs_drawing(todo, look, self.destination, self.facts.samples)
+        except Exception as error:
+            outcome = failure(todo.job.source, error)
+        else:
+            if outcome is None:
+                self._looked.append((todo, look))
+        if outcome is not None:
+            yield self.destination.record(todo, outcome, self.facts)
+
+    def _draw(self, group: Sequence[tuple[Todo, Look]]) -> list[Drawn]:
+        in_company = self.lanes.count > 1
+        return draw(self.colorizer, group, self.options, self.shaping, self._report, in_company=in_company)
+
+    def _report(self, name: str, photos: float) -> None:
+        if self.lanes.closed:
+            raise CancelledError
+        with self._reporting:
+            self.progress(name, photos)
 
     def _finish(self, drawn: Drawn) -> Outcome:
         """Have a photo's pictures written, and write its line: as soon as they are there, not when the model rests."""
@@ -152,8 +190,28 @@ class _Run:
         )
         return self.destination.record(drawn.todo, outcome, self.facts)
 
-    def _finished(self) -> Iterator[Outcome]:
-        """Wait for pictures; the outcomes of those that are written."""
-        done, self._finishing = wait(self._finishing, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+
+class Lanes:
+    """How many photos are with the model at once.
+
+    On a CPU some more than are drawn at once, each begun as soon as another one is done, so that its threads never
+    wait; on a GPU those of a tile together, one tile after another. A run of one photo has one lane.
+    """
+
+    def __init__(self, colorizer: Colorizer, options: SamplingOptions, photos: int) -> None:
+        """For a run over about so many `photos`."""
+        together = colorizer.photos_together(options)
+        crowded = colorizer.device.type == "cpu" and photos > 1
+        self.count = min(photos, together + 1) if crowded else 1
+        self.photos = 1 if crowded else together
+        self.closed = False
+        self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="colorize")
+
+    def submit(self, draw: Callable[[Item], Result], group: Item) -> Future[Result]:
+        """Have `draw` called with a group of photos."""
+        return self._threads.submit(draw, group)
+
+    def close(self) -> None:
+        """Draw no more; what is being drawn ends with its next row."""
+        self.closed = True
+        self._threads.shutdown(cancel_futures=True)

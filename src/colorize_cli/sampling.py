@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,9 +24,10 @@ from torch import Tensor
 from colorize_cli.config import NUM_COLORS
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile
-from colorize_cli.models.threads import spread
+from colorize_cli.models.threads import one_at_a_time, spread
 
 CUDA_TILE = 16  # samples in flight on a device that needs much work at once
+GUESS_CHANGE = 1.5  # of the guide from row to row, in the guess of a row: any gives the same row, this one soonest
 STRIDE = 16  # columns: what is looked at again starts at a multiple of it, as products of few shapes are fast
 
 
@@ -91,13 +91,17 @@ class TileSampler:
 
     def rows(self) -> Iterator[Tensor]:
         """Draw the whole tile into `bins` and `bits`, one row a step; yields each row's logits `(T, W, 512)`."""
-        logits = self.tile.guide_row(0)  # as good as any, before the first row
+        likely = self.tile.guide_row(0)  # as good as any, before the first row
         for row in range(self.size):
             choose = self.chooser(row)
             above = self.bins[:, row - 1] if row > 0 else None
             logits_of = self.tile.inner_row(row, self.tile.outer_row(row, above))
-            # A good guess, most of all where colours are hard to predict: as if the row were like the one above.
-            drawn, logits = self.settle(logits_of, choose(logits, 0), choose)
+            drawn, logits = self.settle(logits_of, choose(likely, 0), choose)
+            if row + 1 < self.size:
+                # A good guess, most of all where colours are hard to predict: as if the next row were like this one,
+                # but for what its gray says.
+                change = self.tile.guide_row(row + 1) - self.tile.guide_row(row)
+                likely = torch.add(logits, change, alpha=GUESS_CHANGE)
             self.bins[:, row] = drawn
             nats = logits.log_softmax(dim=-1).gather(-1, drawn[..., None]).double().sum(dim=(1, 2))
             self.bits -= nats / math.log(2)
@@ -193,14 +197,13 @@ def draw_samples(
         progress: called with the number of rows finished, counted once for each request, by one thread at a time.
     """
     tiles = [requests[start : start + decoder.tile] for start in range(0, len(requests), decoder.tile)]
-    reporting = threading.Lock()
+    report = None if progress is None else one_at_a_time(progress)
 
     def draw_tile(tile: Sequence[SampleRequest]) -> list[CoarseSample]:
         sampler = TileSampler(decoder, tile, temperature, guidance)
         for _ in sampler.rows():
-            if progress is not None:
-                with reporting:
-                    progress(len(tile))
+            if report is not None:
+                report(len(tile))
         return sampler.results()
 
     drawn = spread(draw_tile, tiles, decoder.like.device)

@@ -24,6 +24,7 @@ from colorize_cli.models.layers import (
     Window,
     table_embedding,
 )
+from colorize_cli.models.threads import spread
 
 TABLE_SHARE = 0.7  # of the gray bias, in what drawing is guided by
 
@@ -82,14 +83,15 @@ class GrayEncoder(nn.Module):
         if config.backbone is not None:
             self.neck = Neck(config.backbone, config.hidden, config.resolution)
 
-    def forward(
-        self, gray: Tensor, maps: tuple[Tensor, Tensor, Tensor] | None = None, window: Window | None = None
-    ) -> Tensor:
-        """Returns the gray context `(B, H, W, D)`, or a window's, as seen from that window alone."""
+    def forward(self, gray: Tensor, seen: Tensor | None = None, window: Window | None = None) -> Tensor:
+        """Returns the gray context `(B, H, W, D)`, or a window's, as seen from that window alone.
+
+        `seen` `(B, H, W, D)` is what the neck made of the backbone's maps, where there is one.
+        """
         x = self.embedding(gray) + self.embedding_bias
         if self.neck is not None:
-            assert maps is not None, "the backbone's maps are missing"
-            x = x + self.neck(maps)
+            assert seen is not None, "what the backbone saw is missing"
+            x = x + seen
         context: Tensor = self.stack(x if window is None else window.cut(x), window)
         return context
 
@@ -171,12 +173,19 @@ class ColTranCore(nn.Module):
             gray: `(B, H, W)` int, 0..255, at the core's resolution.
             backbone_gray: `(B, 192, 192)` uint8, 0..255; required where the model has a backbone.
         """
-        maps = None
+        seen = None
         if self.backbone is not None:
             assert backbone_gray is not None, "the backbone's photo is missing"
-            maps = self.backbone(backbone_gray)
-        context: Tensor = self.encoder(gray, maps)
+            # By one thread: float32 convolutions round otherwise where several share the work.
+            (seen,) = spread(self.see, [backbone_gray], gray.device)
+        context: Tensor = self.encoder(gray, seen)
         return context
+
+    def see(self, backbone_gray: Tensor) -> Tensor:
+        """What the backbone and its neck see in a photo, `(B, H, W, D)`."""
+        assert self.backbone is not None and self.encoder.neck is not None
+        seen: Tensor = self.encoder.neck(self.backbone(backbone_gray))
+        return seen
 
     def parallel_logits(self, gray_context: Tensor, gray: Tensor) -> Tensor:
         """Logits `(B, H, W, 512)` from the encoder alone."""

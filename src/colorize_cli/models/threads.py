@@ -38,6 +38,17 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], device: torch.
             future.cancel()  # after an error or an interrupt nobody waits for the rest
 
 
+def one_at_a_time(function: Callable[[Item], None]) -> Callable[[Item], None]:
+    """`function`, for several threads: only one of them is in it."""
+    lock = threading.Lock()
+
+    def locked(item: Item) -> None:
+        with lock:
+            function(item)
+
+    return locked
+
+
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay, each with one torch thread: to change the number makes torch forget its compiled kernels."""

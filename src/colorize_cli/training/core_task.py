@@ -83,12 +83,6 @@ class CoreTask:
             maps: Maps = model.backbone(eye)
         return maps
 
-    @torch.no_grad()
-    def encode(self, model: ColTranCore, gray: Tensor, eye: Tensor) -> Tensor:
-        """The gray context of whole canvases."""
-        context: Tensor = model.encoder(gray, self.look(model, eye))
-        return context
-
     def blindness(self, maps: Maps, samples: list[CoreSample]) -> Tensor:
         """How far the backbone's maps of gray photos are from its teacher's of the same in colour: mean squares."""
         assert self.teacher is not None
@@ -108,7 +102,8 @@ class CoreTask:
         window = draw_window(random.shared, size, self.window)
         with torch.set_grad_enabled(self.phase != "decoders"):
             maps = self.look(model, eye)
-            context = model.encoder(gray, maps, window)
+            seen = None if maps is None or model.encoder.neck is None else model.encoder.neck(maps)
+            context = model.encoder(gray, seen, window)
         gray, bins = window.cut(gray), window.cut(bins)
         figures: dict[str, float] = {}
         total = context.new_zeros((), dtype=torch.float32)
@@ -151,7 +146,7 @@ class CoreTask:
             for start in range(0, len(numbers), 8):
                 samples = [core_sample(photos[i], None, model.config.resolution) for i in numbers[start : start + 8]]
                 gray, eye, bins = self.tensors(samples)
-                context = self.encode(model, gray, eye)
+                context = model.encode(gray, eye)
                 logits = model.parallel_logits(context, gray).flatten(0, 2).float()
                 parallel += F.cross_entropy(logits, bins.flatten()).item() * BITS * len(samples)
                 if self.parallel_weight < 1:
@@ -173,7 +168,7 @@ class CoreTask:
             for number in chosen(photos, self.sheet_photos):
                 gray, eye, bins = self.tensors([core_sample(photos[number], None, model.config.resolution)])
                 colors = bins_to_rgb(torch.arange(NUM_COLORS, device=gray.device)).float() + STEP / 2
-                mean = model.parallel_logits(self.encode(model, gray, eye), gray).float().softmax(-1) @ colors
+                mean = model.parallel_logits(model.encode(gray, eye), gray).float().softmax(-1) @ colors
                 row = [gray[0].cpu().numpy().astype(np.uint8), pixels(bins[0].cpu().numpy())]
                 rows.append([*row, mean[0].cpu().numpy().round().astype(np.uint8)])
                 if self.parallel_weight < 1:
