@@ -42,6 +42,7 @@ STAGE_NAMES = (
     "spatial upsampler",
     "join",
     "encode file",
+    "whole photo",
 )
 PER_SAMPLE = frozenset(STAGE_NAMES[3:])
 MOST_SECONDS = 20.0  # spent on repeating one stage
@@ -181,6 +182,8 @@ class Benchmark:
             "encode file": lambda count: [
                 save_photo([picture], self.opened, self.folder / f"color{index}.jpg") for index in range(count)
             ],
+            # Less than its parts: while one sample is drawn another one is enlarged or joined.
+            "whole photo": lambda count: self.colorizer.colorize(self.path, count),
         }
 
     def cost(self, stage: str, count: int, timed: machine.Measurement) -> StageCost:

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from colorize_cli.benchmark import StageCost
     from colorize_cli.machine import Limits
 
-STAGES = ["load", "decode file", "encode", "coarse", "color upsampler", "spatial upsampler", "join", "encode file"]
+STAGES = [
+    "load",
+    "decode file",
+    "encode",
+    "coarse",
+    "color upsampler",
+    "spatial upsampler",
+    "join",
+    "encode file",
+    "whole photo",
+]
 ROW = "{:18} {:>9} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>8} {:>6}"
 
 
