@@ -195,6 +195,6 @@ def core_sample(photo: np.ndarray, rng: np.random.Generator | None, resolution: 
     if rng is None:
         rgb = squash(photo, size)
     else:
-        rgb = age(crop(photo, rng, size, 0.5 if small else 0.3), rng)
+        rgb = age(crop(photo, rng, size, 0.5 if small else 0.2), rng)
     gray = luma(rgb)
     return CoreSample(squash(gray, resolution), backbone_view(gray), squash(rgb, resolution), rgb)
