@@ -215,3 +215,74 @@ def test_a_description_is_kept_unless_a_program_wrote_the_old_layout_in_it(
     again(open_photo(tmp_path / "in.tif"), tmp_path / "out.tif")
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert (file.pages.first.description == description) == kept
+
+
+TEXTS = {  # of a page: a description, a scanner and the rest, by TIFF's numbers
+    269: "Album %d", 270: "Aunt %d", 271: "Maker %d", 272: "Model %d", 285: "Leaf %d", 305: "Scan %d",
+    306: "1936:03:0%d 00:00:00", 315: "Artist %d", 33432: "Heirs %d",
+}  # fmt: skip
+
+
+def told(path: Path) -> list[tuple[dict[int, str], tuple[object, ...]]]:
+    """Of each page of a TIFF file the texts that it says, and its resolution."""
+    with tifffile.TiffFile(path) as file:
+        return [
+            (
+                {number: page.tags[number].value for number in TEXTS if number in page.tags},
+                tuple(page.tags[number].value for number in sorted(exif_block.RESOLUTION) if number in page.tags),
+            )
+            for page in file.pages
+        ]
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["minisblack", "miniswhite", "rgb"])
+def test_every_page_of_a_tiff_keeps_its_own_texts_and_resolution(
+    tmp_path: Path, kind: str, order: exif_block.Order, depth: type
+) -> None:
+    resolutions = [((300, 150), "INCH"), ((4, 3), "NONE"), ((100, 50), "CENTIMETER"), ((72, 36), "INCH")]
+    with tifffile.TiffWriter(tmp_path / "in.tif", byteorder=order) as file:
+        for number, (resolution, unit) in enumerate(resolutions):
+            pixels = np.full((20 + number, 30 - number, 3 if kind == "rgb" else 1), 7, depth).squeeze()
+            texts = TEXTS.items() if number != 1 else ()
+            tags = [(tag, 2, 0, text % number, True) for tag, text in texts]
+            orientation = [(exif_block.ORIENTATION, 3, 1, 6 if number == 3 else 1, True)]
+            file.write(pixels, photometric=kind, resolution=resolution, resolutionunit=unit, metadata=None,
+                       software=False, extratags=tags + orientation)  # fmt: skip
+    before = told(tmp_path / "in.tif")
+    assert len(before[0][0]) == len(TEXTS)
+    photo = open_photo(tmp_path / "in.tif")
+    again(photo, tmp_path / "out.tif")
+    texts, (across, down, unit) = before[3]
+    assert told(tmp_path / "out.tif") == [*before[:3], (texts, (down, across, unit))]  # it lay down
+    again(photo, tmp_path / "bare.tif", OutputOptions(strip_metadata=True))
+    assert [texts for texts, _ in told(tmp_path / "bare.tif")] == [{}] * 4
+    assert [dots[:1] for _, dots in told(tmp_path / "bare.tif")] == [((300, 1),), (), ((100, 1),), ((36, 1),)]
+
+
+def test_a_page_of_a_tiff_without_a_resolution_gets_none(tmp_path: Path) -> None:
+    Image.fromarray(LUMA).save(tmp_path / "in.tif", save_all=True, append_images=[Image.fromarray(LUMA[:20])])
+    assert [dots for _, dots in told(tmp_path / "in.tif")] == [(), ()]
+    photo = open_photo(tmp_path / "in.tif")
+    again(photo, tmp_path / "out.tif")
+    assert [dots for _, dots in told(tmp_path / "out.tif")] == [(), ()]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_page_of_a_tiff_keeps_its_own_xmp_and_place(tmp_path: Path, order: exif_block.Order) -> None:
+    title = ("urn:x:", "title")
+    pages = [
+        Metadata(exif=camera_block(order), xmp=xmp.edited(None, add={title: name}, prefixes={"urn:x:": "x"}))
+        for name in ("Mary", "Zoë")
+    ]
+    photo = Photo((Page(LUMA), Page(LUMA), Page(LUMA)), metadata=pages[0], further=(Metadata(), pages[1]))
+    record = Provenance("0", "tiny", "", 1, {}, {}, "cpu", 1, "2", "photo", "")
+    path = tmp_path / "out.tif"
+    save_photo([np.repeat(LUMA[..., None], 3, axis=2)] * 3, photo, path, provenance=record)
+    first, second, third = open_photo(path).page_metadata
+    assert read_provenance(path) == record
+    assert (second.exif, second.xmp) == (b"", b"")
+    assert [xmp.property_text(kept.xmp, title) for kept in (first, third)] == ["Mary", "Zoë"]
+    assert tags_of(first.exif) == tags_of(third.exif)
+    assert tags_of(third.exif)[0x9003] == b"1936:03:06 00:00:00\0"

@@ -14,6 +14,7 @@ from typing import IO, Literal
 EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 34665, 34853, 40965
 POINTERS = {EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER}
 DESCRIPTION, ORIENTATION, ACROSS, DOWN, UNIT = 270, 274, 282, 283, 296
+RESOLUTION = frozenset({ACROSS, DOWN, UNIT})
 COLOR_SPACE, PIXELS_ACROSS, PIXELS_DOWN = 0xA001, 0xA002, 0xA003
 XMP, IPTC, PHOTOSHOP, PROFILE = 700, 33723, 34377, 34675
 # Tags of a file's own layout, previews and profile, which are of no use to another file.
@@ -24,7 +25,7 @@ LAYOUT_TAGS = frozenset(
 OF_ANY_FILE = frozenset({529, 530, 531, 532})  # of YCbCr, which EXIF wants in a JPEG
 ELSEWHERE_TAGS = frozenset({XMP, IPTC, PHOTOSHOP})  # metadata that a picture holds by other means
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-RATIONAL, INCH, CENTIMETRE = 5, 2, 3  # TIFF's numbers of a type and of units
+RATIONAL, NO_UNIT, INCH, CENTIMETRE = 5, 1, 2, 3  # TIFF's numbers of a type and of units
 MOST_DOTS = 65535  # an inch
 MOST_TAGS = 4096  # of one directory
 
@@ -82,6 +83,15 @@ class Directory:
         """The byte behind its pointer to the next."""
         header, pointer = (8, 8) if self.entry_size == 20 else (2, 4)
         return self.start + header + self.entry_size * self.count + pointer
+
+    def without(self, gone: frozenset[int], content: bytes) -> bytes:
+        """Its bytes `content`, from `start` to `end`, without some tags; the pointer to the next moves up."""
+        size, layout = (8, "Q") if self.entry_size == 20 else (2, "H")
+        behind = size + self.entry_size * self.count
+        entries = [content[place : place + self.entry_size] for place in range(size, behind, self.entry_size)]
+        kept = [entry for entry in entries if struct.unpack_from(self.order + "H", entry)[0] not in gone]
+        head = struct.pack(self.order + layout, len(kept))
+        return b"".join([head, *kept, content[behind:]]).ljust(len(content), b"\0")
 
 
 def first_directory(block: Buffer) -> Directory:
@@ -161,14 +171,23 @@ def orientation(block: bytes) -> int:
 def resolution(block: Buffer, found: Directory) -> tuple[float, float] | None:
     """Dots an inch, across and down, that a directory says."""
     scale = {INCH: 1.0, CENTIMETRE: 2.54}.get(number(block, found, UNIT) or INCH)
-    dots = []
+    said = ratios(block, found)
+    if said is None or scale is None:
+        return None
+    across, down = (above / below * scale for above, below in said)
+    return (across, down) if 1 <= across <= MOST_DOTS and 1 <= down <= MOST_DOTS else None
+
+
+def ratios(block: Buffer, found: Directory) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The resolution that a directory says as two fractions, of whatever unit."""
+    said = []
     for tag in (ACROSS, DOWN):
         entry = found.tags.get(tag)
-        if entry is None or entry.kind != RATIONAL or scale is None:
+        if entry is None or entry.kind != RATIONAL:
             return None
         above, below = struct.unpack(found.order + "II", entry.value(block)[:8])
-        dots.append(above / (below or 1) * scale)
-    return (dots[0], dots[1]) if all(1 <= value <= MOST_DOTS for value in dots) else None
+        said.append((above, below or 1))
+    return said[0], said[1]
 
 
 def block_resolution(block: bytes) -> tuple[float, float] | None:
@@ -231,13 +250,9 @@ def _write(data: bytearray, found: Directory, tag: int, value: int) -> None:
 
 def _take_out(data: bytearray, found: Directory, gone: frozenset[int]) -> int:
     """Remove tags from a directory, and its pointer to the next; how many tags stay."""
-    body = found.start + 2
-    (count,) = struct.unpack_from(found.order + "H", data, found.start)
-    entries = [bytes(data[body + 12 * index : body + 12 * index + 12]) for index in range(count)]
-    kept = [entry for entry in entries if struct.unpack_from(found.order + "H", entry)[0] not in gone]
-    content = struct.pack(found.order + "H", len(kept)) + b"".join(kept)
-    data[found.start : body + 12 * count + 4] = content.ljust(12 * count + 6, b"\0")
-    return len(kept)
+    content = found.without(gone, bytes(data[found.start : found.end - 4]) + bytes(4))
+    data[found.start : found.end] = content
+    return _integer(content, found.order + "H", 0)
 
 
 def _drop_previews(data: bytearray, top: Directory) -> None:
@@ -274,8 +289,9 @@ def _blank_pictures(data: bytearray) -> None:
         start = data.find(b"\xff\xd8\xff", end + 2)
 
 
-def built(order: Order, block: Buffer, top: Directory, *, gone: frozenset[int] = LAYOUT_TAGS | ELSEWHERE_TAGS) -> bytes:
-    """A new block of a TIFF file's first directory without some tags, and of those under it; empty without any."""
+def built(block: Buffer, top: Directory, *, gone: frozenset[int] = LAYOUT_TAGS | ELSEWHERE_TAGS) -> bytes:
+    """A new block of a page of a TIFF file without some tags, and of what hangs under it; empty without any."""
+    order = top.order
     lower = children(block, top)
     values = {tag: (entry.kind, entry.value(block)) for tag, entry in top.tags.items() if tag not in gone | POINTERS}
     below: dict[int, dict[int, tuple[int, bytes]]] = {}

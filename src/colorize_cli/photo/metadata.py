@@ -73,6 +73,10 @@ class Metadata:
             resolution=resolution,
         )
 
+    def stripped(self) -> Metadata:
+        """The resolution alone."""
+        return Metadata(resolution=self.resolution, per_centimetre=self.per_centimetre)
+
     @property
     def iptc(self) -> bytes:
         """IPTC's records."""
@@ -141,21 +145,26 @@ def _of_png(found: Metadata, content: bytes, info: Mapping[str, str]) -> Metadat
     return replace(found, texts=tuple(texts), photoshop=_png_photoshop(info))
 
 
-def of_tiff(order: exif_block.Order, file: exif_block.Buffer, top: exif_block.Directory, turn: int) -> Metadata:
-    """The metadata of a TIFF file's first directory; `turn` is the orientation that was undone."""
+def of_tiff(file: exif_block.Buffer, top: exif_block.Directory, turn: int) -> Metadata:
+    """The metadata of a page of a TIFF file; `turn` is the orientation that was undone.
+
+    A resolution that is none in dots an inch, such as the shape of a pixel, stays in the block.
+    """
+    if turn in {5, 6, 7, 8} and {exif_block.ACROSS, exif_block.DOWN} <= top.tags.keys():
+        across, down = top.tags[exif_block.ACROSS], top.tags[exif_block.DOWN]
+        top.tags |= {exif_block.ACROSS: down, exif_block.DOWN: across}
     values = {tag: top.tags[tag].value(file) for tag in exif_block.ELSEWHERE_TAGS & top.tags.keys()}
     gone = exif_block.LAYOUT_TAGS | exif_block.ELSEWHERE_TAGS | {exif_block.ORIENTATION}
-    resolution_tags = {exif_block.ACROSS, exif_block.DOWN, exif_block.UNIT}
     dots = exif_block.resolution(file, top)
     photoshop = kept_resources(values.get(exif_block.PHOTOSHOP, b""))
     if exif_block.IPTC in values:
         others = [(number, content) for number, content in resources(photoshop) if number != IPTC_RESOURCE]
         photoshop = _packed([(IPTC_RESOURCE, values[exif_block.IPTC]), *others])
     return Metadata(
-        exif=exif_block.built(order, file, top, gone=gone | resolution_tags),
+        exif=exif_block.built(file, top, gone=gone | (exif_block.RESOLUTION if dots else frozenset())),
         xmp=upright_packet(values.get(exif_block.XMP, b"")),
         photoshop=photoshop,
-        resolution=dots[::-1] if dots and turn > 4 else dots,
+        resolution=dots,
         per_centimetre=exif_block.number(file, top, exif_block.UNIT) == exif_block.CENTIMETRE,
     )
 

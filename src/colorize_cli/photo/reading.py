@@ -53,7 +53,8 @@ class Photo:
 
     pages: tuple[luma.Page, ...]  # upright; one, except in TIFF files of several
     format: str = "PNG"  # Pillow's name of the input's format
-    metadata: Metadata = field(default_factory=Metadata)
+    metadata: Metadata = field(default_factory=Metadata)  # of the first page
+    further: tuple[Metadata, ...] = ()  # of the pages behind it
     lossless: bool = True  # whether the format kept its pixels exactly
     name: str = ""  # of the file, without its folder
     sha256: str = ""  # of the file
@@ -67,6 +68,12 @@ class Photo:
     def alpha(self) -> np.ndarray | None:
         """The first page's, of the luma's shape and kind."""
         return self.pages[0].alpha
+
+    @property
+    def page_metadata(self) -> list[Metadata]:
+        """That of every page."""
+        known = [self.metadata, *self.further]
+        return known + [Metadata()] * (len(self.pages) - len(known))
 
     @property
     def has_color(self) -> bool:
@@ -142,8 +149,8 @@ def _of_file(file: io.BytesIO | io.BufferedReader, name: str, max_pixels: int) -
     if file.read(4) in TIFF_MARKS:
         from colorize_cli.photo import tiff  # not sooner: its library takes its time
 
-        pages, metadata = tiff.read(file, max_pixels)
-        return Photo(tuple(pages), "TIFF", metadata, name=name, sha256=sha256)
+        pages, (first, *further) = tiff.read(file, max_pixels)
+        return Photo(tuple(pages), "TIFF", first, tuple(further), name=name, sha256=sha256)
     file.seek(0)
     content = file.read()
     with _opened(content, max_pixels) as image:
@@ -182,7 +189,8 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
     page = page.turned(turn)
     height, width = page.luma.shape
     lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and not _lossless_webp(content))
-    return Photo((page,), kind, metadata.upright(turn, width, height), not lossy, name, sha256)
+    metadata = metadata.upright(turn, width, height)
+    return Photo((page,), kind, metadata, lossless=not lossy, name=name, sha256=sha256)
 
 
 def _lossless_webp(content: bytes) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import tifffile
@@ -24,11 +24,12 @@ PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of alpha
 NOT_OF_PILLOW = frozenset({50001})  # compressions that it knows by name alone: WebP
 STRIP_BYTES = 2**18
 SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgrow 32-bit offsets
+POINTER_NAMES = {exif.EXIF_POINTER: "ExifTag", exif.GPS_POINTER: "GPSTag"}
 LAYOUTS = (b'{"shape":', b"ImageJ=")  # descriptions that some programs write of how the file is laid out
 
 
-def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], Metadata]:
-    """Every page of a TIFF file, upright, and the metadata of the first.
+def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metadata]]:
+    """Every page of a TIFF file, upright, and its metadata.
 
     Raises:
         PhotoError: only previews, more than `max_pixels` in all, or of a kind that is not known here.
@@ -36,12 +37,9 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], Metadata]:
     content = exif.FileBytes(file)
     file.seek(0)
     with tifffile.TiffFile(file) as tiff, _pillow(file) as image:
-        chosen = list(_chosen(tiff, max_pixels))
-        first = chosen[0][1]
         order: exif.Order = "<" if tiff.byteorder == "<" else ">"
-        top = exif.directory(content, order, first.offset, large=tiff.is_bigtiff)
-        pages = []
-        for number, page in chosen:
+        pages, metadata = [], []
+        for number, page in list(_chosen(tiff, max_pixels)):
             if image is not None and _shallow(page) and int(page.compression) not in NOT_OF_PILLOW:
                 image.seek(number)
                 image.load()  # Pillow turns these upright itself
@@ -50,7 +48,9 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], Metadata]:
                 tag = page.tags.get(exif.ORIENTATION)
                 deep = _deep_page(page).turned(int(tag.value) if tag else 1)
                 pages.append(deep.shallow() if _shallow(page) else deep)
-        return pages, of_tiff(order, content, top, exif.number(content, top, exif.ORIENTATION) or 1)
+            found = exif.directory(content, order, page.offset, large=tiff.is_bigtiff)
+            metadata.append(of_tiff(content, found, exif.number(content, found, exif.ORIENTATION) or 1))
+        return pages, metadata
 
 
 def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tifffile.TiffPage]]:
@@ -136,38 +136,23 @@ def _straight(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return out
 
 
-def write(file: IO[bytes], pages: Sequence[np.ndarray], metadata: Metadata, packet: bytes, profile: bytes) -> None:
-    """Write pages `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16, the metadata with the first.
+def write(
+    file: IO[bytes], pages: Sequence[np.ndarray], metadata: Sequence[Metadata], packets: Sequence[bytes], profile: bytes
+) -> None:
+    """Write pages `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16, each with its metadata.
 
     Args:
         file: empty, open for reading and writing.
-        packet: XMP, empty for none.
+        packets: XMP of each page, empty for none.
     """
-    block = metadata.exif
-    top = exif.first_directory(block) if block else exif.Directory("<", 8, 12)
-    below = exif.children(block, top) if block else {}
     large = sum(page.nbytes for page in pages) > SMALL_FILE
-    tags: list[tuple[int | str, int, int, bytes]] = [
-        (number, tag.kind, tag.count, tag.value(block))
-        for number, tag in top.tags.items()
-        if number not in exif.POINTERS | exif.LAYOUT_TAGS | exif.ELSEWHERE_TAGS
-        and not (number == exif.DESCRIPTION and tag.value(block).startswith(LAYOUTS))
-    ]
-    if packet:
-        tags.append((exif.XMP, 1, len(packet), packet))
-    if metadata.iptc:
-        tags.append((exif.IPTC, 7, len(metadata.iptc), metadata.iptc))
-    if metadata.photoshop:
-        tags.append((exif.PHOTOSHOP, 7, len(metadata.photoshop), metadata.photoshop))
-    pointers = [pointer for pointer in (exif.EXIF_POINTER, exif.GPS_POINTER) if pointer in below and not large]
-    # By their names, since by their numbers the library takes no pointers.
-    names = {exif.EXIF_POINTER: "ExifTag", exif.GPS_POINTER: "GPSTag"}
-    tags += [(names[pointer], 4, 1, bytes(4)) for pointer in pointers]
-    scale, unit = (2.54, "CENTIMETER") if metadata.per_centimetre else (1.0, "INCH")
-    across, down = metadata.resolution or (0.0, 0.0)
-    resolution = (across / scale, down / scale) if metadata.resolution else None
-    with tifffile.TiffWriter(file, byteorder=top.order, bigtiff=large) as tiff:
+    tops = [exif.first_directory(one.exif) if one.exif else None for one in metadata]
+    order: exif.Order = next((top.order for top in tops if top is not None), "<")
+    resolutions = [_resolution(one, top) for one, top in zip(metadata, tops, strict=True)]
+    below = [_below(one, top) if top and not large else {} for one, top in zip(metadata, tops, strict=True)]
+    with tifffile.TiffWriter(file, byteorder=order, bigtiff=large) as tiff:
         for number, page in enumerate(pages):
+            resolution, unit = resolutions[number]
             tiff.write(
                 page,
                 photometric="rgb",
@@ -179,31 +164,79 @@ def write(file: IO[bytes], pages: Sequence[np.ndarray], metadata: Metadata, pack
                 subfiletype=2 if len(pages) > 1 else 0,
                 iccprofile=profile,
                 resolution=resolution,
-                resolutionunit=unit if resolution else None,
-                extratags=[(*tag, True) for tag in tags] if number == 0 else (),
+                resolutionunit=unit,
+                # By their names, since by their numbers the library takes no pointers.
+                extratags=[
+                    *_tags(metadata[number], tops[number], packets[number]),
+                    *((POINTER_NAMES[pointer], 4, 1, bytes(4), True) for pointer in below[number]),
+                ],
                 software=False,
                 metadata=None,
                 contiguous=False,
             )
-    for pointer in pointers:
-        directory = below[pointer]
-        values = {number: (tag.kind, tag.value(block)) for number, tag in directory.tags.items()}
-        _hang(file, top.order, pointer, {tag: value for tag, value in values.items() if tag not in exif.POINTERS})
+    content = exif.FileBytes(file)
+    start = exif.first_directory(content).start
+    for (resolution, _), lower in zip(resolutions, below, strict=True):
+        written = exif.directory(content, order, start, large=large)
+        start = written.next
+        for pointer, values in lower.items():
+            _hang(file, written, pointer, values)
+        if resolution is None:  # the library says one of its own
+            file.seek(written.start)
+            shorter = written.without(exif.RESOLUTION, file.read(written.end - written.start))
+            file.seek(written.start)
+            file.write(shorter)
+    file.seek(0, 2)
 
 
-def _hang(file: IO[bytes], order: exif.Order, pointer: int, values: dict[int, tuple[int, bytes]]) -> None:
-    """Put a directory behind a TIFF file of 32-bit offsets, and its place into the first directory's `pointer`."""
+def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list[tuple[int, int, int, bytes, bool]]:
+    """What a page's directory says of it, as the library takes it, but for its resolution."""
+    elsewhere = exif.POINTERS | exif.LAYOUT_TAGS | exif.ELSEWHERE_TAGS | exif.RESOLUTION
+    tags = [
+        (number, tag.kind, tag.count, tag.value(metadata.exif), True)
+        for number, tag in (top.tags.items() if top is not None else ())
+        if number not in elsewhere and not (number == exif.DESCRIPTION and tag.value(metadata.exif).startswith(LAYOUTS))
+    ]
+    if packet:
+        tags.append((exif.XMP, 1, len(packet), packet, True))
+    if metadata.iptc:
+        tags.append((exif.IPTC, 7, len(metadata.iptc), metadata.iptc, True))
+    if metadata.photoshop:
+        tags.append((exif.PHOTOSHOP, 7, len(metadata.photoshop), metadata.photoshop, True))
+    return tags
+
+
+def _resolution(metadata: Metadata, top: exif.Directory | None) -> tuple[tuple[Any, Any] | None, int | None]:
+    """A page's resolution across and down, and its unit, as the library takes them."""
+    if metadata.resolution:
+        scale, unit = (2.54, exif.CENTIMETRE) if metadata.per_centimetre else (1.0, exif.INCH)
+        across, down = metadata.resolution
+        return (across / scale, down / scale), unit
+    said = exif.ratios(metadata.exif, top) if top is not None else None
+    if top is None or said is None:
+        return None, None
+    unit = exif.number(metadata.exif, top, exif.UNIT) or exif.INCH
+    return said, unit if unit in {exif.INCH, exif.CENTIMETRE} else exif.NO_UNIT
+
+
+def _below(metadata: Metadata, top: exif.Directory) -> dict[int, dict[int, tuple[int, bytes]]]:
+    """The tags of EXIF and GPS that hang under a page's directory: of each its type and bytes."""
+    return {
+        pointer: {
+            number: (tag.kind, tag.value(metadata.exif))
+            for number, tag in found.tags.items()
+            if number not in exif.POINTERS
+        }
+        for pointer, found in exif.children(metadata.exif, top).items()
+        if pointer in POINTER_NAMES
+    }
+
+
+def _hang(file: IO[bytes], written: exif.Directory, pointer: int, values: dict[int, tuple[int, bytes]]) -> None:
+    """Put a directory behind a TIFF file of 32-bit offsets, and its place into a page's `pointer`."""
     end = file.seek(0, 2)
     file.write(bytes(end % 2))
     start = end + end % 2
-    file.write(exif.laid_out(order, values, start))
-    file.seek(4)
-    (top,) = struct.unpack(order + "I", file.read(4))
-    file.seek(top)
-    (count,) = struct.unpack(order + "H", file.read(2))
-    for entry in range(top + 2, top + 2 + 12 * count, 12):
-        file.seek(entry)
-        if struct.unpack(order + "H", file.read(2)) == (pointer,):
-            file.seek(entry + 8)
-            file.write(struct.pack(order + "I", start))
-    file.seek(0, 2)
+    file.write(exif.laid_out(written.order, values, start))
+    file.seek(written.tags[pointer].start)
+    file.write(struct.pack(written.order + "I", start))

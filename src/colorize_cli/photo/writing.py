@@ -137,7 +137,7 @@ def write_photo(
     longest = max(max(page.shape[:2]) for page in pages)
     if longest > known.longest:
         raise PhotoError(f"{photo.name}: {kind} holds {known.longest:,} pixels a side at most; use --format png")
-    metadata = Metadata(resolution=photo.metadata.resolution) if options.strip_metadata else photo.metadata
+    metadata, *further = [each.stripped() if options.strip_metadata else each for each in photo.page_metadata]
     provenance = provenance if options.provenance else None
     packet = _packet(metadata, provenance)
     notes = []
@@ -158,7 +158,8 @@ def write_photo(
     if kind == "TIFF":
         from colorize_cli.photo import tiff
 
-        tiff.write(file, pages, metadata, packet, luma.SRGB)
+        packets = [packet, *(_packet(each, None) for each in further)]
+        tiff.write(file, pages, [metadata, *further], packets, luma.SRGB)
     else:
         lossless = photo.lossless and options.quality is None
         file.write(_ENCODERS[kind](pages[0], metadata, packet, options.quality, lossless))
