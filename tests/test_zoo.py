@@ -92,6 +92,17 @@ def gray_loss(luma: np.ndarray, photo: Photo, path: Path) -> float:
     return float(np.abs(open_photo(path).luma.astype(float) - luma).mean())
 
 
+@pytest.mark.parametrize("name", ["exact", "moving-exact", "lossy", "moving-lossy"])
+def test_a_webp_is_lossless_where_its_photos_first_frame_was(tmp_path: Path, name: str) -> None:
+    (specimen,) = (one for one in ZOO if one.name == f"{name}.webp")
+    specimen.write(tmp_path / "photo.webp")
+    photo = open_photo(tmp_path / "photo.webp")
+    save_photo(colored(photo), photo, tmp_path / "out.webp")
+    exact = "exact" in name
+    assert (photo.lossless, open_photo(tmp_path / "out.webp").lossless) == (exact, exact)
+    assert (b"VP8L" in (tmp_path / "out.webp").read_bytes()) == exact
+
+
 @pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp", "avif", "heic", "jp2", "bmp", "ppm"])
 def test_a_deep_photo_with_alpha_goes_into_every_format(tmp_path: Path, name: str) -> None:
     (specimen,) = (one for one in ZOO if one.name == "rgba-16.png")

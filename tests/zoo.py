@@ -242,6 +242,9 @@ def others() -> Iterator[Specimen]:
     yield pillow("lossy.webp", image(rgb(G8)), tolerance=10, quality=95)
     yield pillow("exact.webp", image(rgb(G8)), lossless=True)
     yield pillow("clear.webp", image(np.dstack([rgb(G8), A8])), lossless=True, exact=True, alpha=True)
+    moving = {"save_all": True, "append_images": [image(255 - rgb(G8))]}
+    yield pillow("moving-lossy.webp", image(rgb(G8)), tolerance=10, quality=95, **moving)
+    yield pillow("moving-exact.webp", image(rgb(G8)), lossless=True, **moving)
     yield pillow("gray.bmp", image(G8))
     yield pillow("rgb.bmp", image(rgb(G8)))
     yield pillow("one-bit.bmp", image(G8 > 127), (G8 > 127).astype(float))

@@ -44,6 +44,7 @@ READER_ERRORS = (
 )
 TIFF_MARKS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 NETPBM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
+ANIMATION_FRAME = 16  # bytes of a WebP's frame before its own chunks
 BYTES_A_PIXEL = 16  # more than any format here needs: a file that is longer than its pixels allow is no photo
 
 
@@ -194,12 +195,13 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
 
 
 def _lossless_webp(content: bytes) -> bool:
+    """Whether a WebP's first frame is; among several it lies within a chunk."""
     position = 12
     while position + 8 <= len(content):
         kind, size = struct.unpack_from("<4sI", content, position)
         if kind in {b"VP8L", b"VP8 "}:
             return bool(kind == b"VP8L")
-        position += 8 + size + size % 2
+        position += 8 + (ANIMATION_FRAME if kind == b"ANMF" else size + size % 2)
     return False
 
 
