@@ -223,6 +223,24 @@ TEXTS = {  # of a page: a description, a scanner and the rest, by TIFF's numbers
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png"])
+@pytest.mark.parametrize("layout", [-1, 0, 1, 2])
+def test_of_two_descriptions_the_first_is_kept_that_is_none_of_the_layout(
+    tmp_path: Path, layout: int, suffix: str
+) -> None:
+    descriptions = [b"Aunt Mary\0", b"Uncle Tom\0"]
+    if layout >= 0:
+        descriptions.insert(layout, b'{"shape": [40, 60]}\0')
+    tags = [("ImageDescription", 2, len(text), text, True) for text in descriptions]
+    with tifffile.TiffWriter(tmp_path / "in.tif") as file:
+        file.write(LUMA, metadata=None, extratags=tags)
+        file.write(LUMA, metadata=None)
+    kept = [each.exif for each in open_photo(tmp_path / "in.tif").page_metadata]
+    assert [tags_of(block).get(exif_block.DESCRIPTION) for block in kept] == [b"Aunt Mary\0", None]
+    photo = Photo((Page(LUMA),), metadata=Metadata(exif=kept[0]))
+    assert tags_of(again(photo, tmp_path / f"out{suffix}").metadata.exif)[exif_block.DESCRIPTION] == b"Aunt Mary\0"
+
+
 def told(path: Path) -> list[tuple[dict[int, str], tuple[object, ...]]]:
     """Of each page of a TIFF file the texts that it says, and its resolution."""
     with tifffile.TiffFile(path) as file:

@@ -27,6 +27,7 @@ ELSEWHERE_TAGS = frozenset({XMP, IPTC, PHOTOSHOP})  # metadata that a picture ho
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 RATIONAL, NO_UNIT, INCH, CENTIMETRE = 5, 1, 2, 3  # TIFF's numbers of a type and of units
 MOST_DOTS = 65535  # an inch
+LAYOUTS = (b'{"shape":', b"ImageJ=")  # descriptions that some programs write of how the file is laid out
 MOST_TAGS = 4096  # of one directory
 
 Order = Literal["<", ">"]
@@ -109,7 +110,8 @@ def first_directory(block: Buffer) -> Directory:
 def directory(block: Buffer, order: Order, start: int, *, large: bool = False) -> Directory:
     """The directory at `start`; tags whose values lie outside the block, or of no known type, are left out.
 
-    Raises ValueError where none can be.
+    Of a tag that is there twice the first counts, as libtiff and exiftool have it; a description of the file's layout
+    is none. Raises ValueError where no directory can be.
     """
     count_format, entry_format, inline = ("Q", "HHQ", 8) if large else ("H", "HHI", 4)
     position = start + struct.calcsize(order + count_format)
@@ -124,8 +126,10 @@ def directory(block: Buffer, order: Order, start: int, *, large: bool = False) -
         value = entry + entry_size - inline
         if size > inline:
             value = _integer(block, order + ("Q" if large else "I"), value)
-        if size and value + size <= len(block):
-            found.tags[number] = Tag(kind, values, value, size)
+        if size and value + size <= len(block) and number not in found.tags:
+            tag = Tag(kind, values, value, size)
+            if number != DESCRIPTION or not tag.value(block).startswith(LAYOUTS):
+                found.tags[number] = tag
     behind = position + count * entry_size
     if behind + inline <= len(block):
         found.next = _integer(block, order + ("Q" if large else "I"), behind)

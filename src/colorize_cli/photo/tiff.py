@@ -25,7 +25,6 @@ NOT_OF_PILLOW = frozenset({50001})  # compressions that it knows by name alone: 
 STRIP_BYTES = 2**18
 SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgrow 32-bit offsets
 POINTER_NAMES = {exif.EXIF_POINTER: "ExifTag", exif.GPS_POINTER: "GPSTag"}
-LAYOUTS = (b'{"shape":', b"ImageJ=")  # descriptions that some programs write of how the file is laid out
 
 
 def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metadata]]:
@@ -195,7 +194,7 @@ def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list
     tags = [
         (number, tag.kind, tag.count, tag.value(metadata.exif), True)
         for number, tag in (top.tags.items() if top is not None else ())
-        if number not in elsewhere and not (number == exif.DESCRIPTION and tag.value(metadata.exif).startswith(LAYOUTS))
+        if number not in elsewhere
     ]
     if packet:
         tags.append((exif.XMP, 1, len(packet), packet, True))
