@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -63,12 +64,25 @@ def test_another_photo_is_told_apart_and_the_picture_says_where_it_is_from(
     assert "--quality 80" in json.loads(run("inspect", picture, "--json", "--model", tiny_model).stdout)["command"]
 
 
-def test_a_picture_of_standard_input_asks_which_photo_it_was(tiny_model: Path, gray_photo: Path) -> None:
-    words = ["-", "-o", str(gray_photo.parent), "-n", "1", "--model", str(tiny_model)]
+def command_of(result: Result) -> str:
+    return result.stdout.splitlines()[-1].removeprefix("again").strip()
+
+
+def test_a_picture_of_standard_input_asks_which_photo_it_was(
+    tiny_model: Path, gray_photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(gray_photo.parent)
+    words = ["-", "-o", "out", "-n", "1", "--threads", "1", "--model", str(tiny_model)]
     CliRunner().invoke(cli, words, input=gray_photo.read_bytes(), standalone_mode=False)
-    (picture,) = gray_photo.parent.glob("stdin_color1.*")
-    assert "say with --photo which it was" in run("inspect", picture).stderr
-    assert "--photo" not in run("inspect", picture, "--photo", gray_photo).stderr
+    (picture,) = Path("out").glob("stdin_color1.*")
+    unknown = run("inspect", picture, "--model", tiny_model)
+    assert "say with --photo which it was" in unknown.stderr
+    assert command_of(unknown).endswith(" < PHOTO")
+    told = run("inspect", picture, "--photo", gray_photo, "--model", tiny_model)
+    assert told.stderr == ""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    subprocess.run(command_of(told), shell=True, check=True, capture_output=True)
+    assert Path("again", picture.name).read_bytes() == picture.read_bytes()
 
 
 def test_a_name_of_control_characters_is_shown_as_one_harmless_line(gray_photo: Path) -> None:
@@ -78,11 +92,54 @@ def test_a_name_of_control_characters_is_shown_as_one_harmless_line(gray_photo: 
     assert "a?[31m b?.jpg: nothing in it" in result.stderr
 
 
-def test_a_model_that_changed_or_is_missing_is_noted(picture: Path) -> None:
+def test_a_models_folder_is_asked_for_and_checked(picture: Path, tiny_model: Path) -> None:
+    unknown = run("inspect", picture)
+    assert unknown.return_value == 0
+    assert unknown.stderr.count("\n") == 1
+    assert "the model tiny of this picture is not here; say with --model where its folder lies" in unknown.stderr
+    assert command_of(unknown).endswith(" --model MODEL")
+    known = run("inspect", picture, "--model", tiny_model)
+    assert (known.return_value, known.stderr) == (0, "")
+    assert command_of(known).endswith(f" --model {tiny_model}")
+    other = run("inspect", picture, "--model", "coltran-small")
+    assert other.return_value == 1
+    assert "coltran-small: not the model of this picture" in other.stderr
+    assert "again" not in other.stdout
+    missing = CliRunner().invoke(cli, ["inspect", str(picture), "--model", str(tiny_model / "none")])
+    assert missing.exit_code == 2
+    assert "no such folder" in missing.stderr
+
+
+def test_a_model_of_the_same_name_that_is_another_is_not_printed(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "model.json").write_text("{}")
     result = run("inspect", picture)
-    assert result.return_value == 0
-    assert "no model named tiny is here" in result.stderr
-    assert "another model" in run("inspect", picture, "--model", "coltran-small").stderr
+    assert "the model tiny of this picture is not here" in result.stderr
+    assert command_of(result).endswith(" --model MODEL")
+
+
+def test_what_lies_here_or_beside_the_picture_is_found_by_its_name(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = write_gray(tmp_path / "scans" / "photo.jpg", 90, 60)
+    run(photo, "-n", 1, "--threads", 1, "--model", tiny_model)
+    picture = photo.with_name("photo_color1.jpg")
+    monkeypatch.chdir(tiny_model.parent)
+    told = run("inspect", picture)
+    assert told.stderr == ""
+    assert run(*shlex.split(command_of(told))[1:], "--output", tmp_path / "again").return_value == 0
+    assert (tmp_path / "again" / picture.name).read_bytes() == picture.read_bytes()
+
+    photo.rename(tmp_path / "aunt.jpg")
+    write_gray(photo, 90, 60, seed=1)
+    lost = run("inspect", picture)
+    assert "the photo photo.jpg is neither here nor beside the picture; say with --photo where it lies" in lost.stderr
+    assert shlex.split(command_of(lost))[1] == "PHOTO"
+    renamed = run("inspect", picture, "--photo", tmp_path / "aunt.jpg")
+    assert "the photo was called photo.jpg" in renamed.stderr
 
 
 @pytest.mark.parametrize("options", [["--no-provenance"], ["--format", "bmp"], ["--format", "ppm"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from dataclasses import asdict
@@ -12,24 +13,30 @@ import click
 
 from colorize_cli import __version__
 from colorize_cli.cli.printable import printable
+from colorize_cli.cli.refusal import Refusal
 from colorize_cli.cli.streams import STANDARD_INPUT
+from colorize_cli.errors import ModelError
 
 if TYPE_CHECKING:
     from colorize_cli.provenance import Provenance
 
 OUTPUT = "again"  # the folder that the command printed writes into
+PHOTO, MODEL = "PHOTO", "MODEL"  # what stands in the command for what is not found
+AS_PRINTED = "that runs as it is printed"
 
 
 @click.command("inspect", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--photo", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="PHOTO",
-              help="Check that the picture was made of this photo.")  # fmt: skip
-@click.option("--model", metavar="NAME|DIR", help="Where the model lies, if it is not a shipped one.")
+              help="Check that the picture was made of this photo.  [default: its own, here or beside it]")  # fmt: skip
+@click.option("--model", metavar="NAME|DIR",
+              help="Check that it was made with this model.  [default: its own, if shipped or here]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool) -> int:
     """Say what made PICTURE, and print the command that makes it again.
 
-    The exit code is 1 where the picture does not say, or was made of another photo.
+    A picture holds names, never folders: where its photo or its model is not found by them, --photo and --model say
+    where they lie. The exit code is 1 where the picture does not say, or was made of another photo or model.
     """
     from colorize_cli.provenance import read_provenance
 
@@ -41,8 +48,12 @@ def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool)
             err=True,
         )
         return 1
-    problems, notes = _checks(record, photo, model)
-    command = None if problems else shlex.join(again(record, photo, model))
+    photo, model = photo or _photo_of(record, picture), model or _model_of(record)
+    try:
+        problems, notes = _checks(record, photo, model)
+    except ModelError as error:
+        raise Refusal(str(error)) from error
+    command = None if problems else again(record, photo, model)
     if as_json:
         checks = {"command": command, "problems": problems, "notes": notes}
         click.echo(json.dumps({"picture": printable(picture), "provenance": asdict(record), **checks}))
@@ -76,34 +87,68 @@ def _rows(record: Provenance) -> list[tuple[str, str]]:
     ]
 
 
-def _checks(record: Provenance, photo: Path | None, model: str | None) -> tuple[list[str], list[str]]:
-    """What is wrong with the photo given, and what stands in the way of the same bytes."""
-    import torch
+def _photo_of(record: Provenance, picture: Path) -> Path | None:
+    """The photo of a picture, if it lies here or beside it."""
+    from colorize_cli.checkpoints import file_sha256
 
+    for path in (Path(record.input), picture.parent / record.input):
+        with contextlib.suppress(OSError):  # a name that no file can have here, a file that may not be read
+            if path.is_file() and file_sha256(path) == record.input_sha256:
+                return path
+    return None
+
+
+def _model_of(record: Provenance) -> str | None:
+    """The model of a picture by its name, if it is a shipped one or a folder here."""
     from colorize_cli.checkpoints import DESCRIPTION, file_sha256, shipped_models
 
+    path = shipped_models().get(record.model, Path(record.model)) / DESCRIPTION
+    with contextlib.suppress(OSError):
+        if path.is_file() and file_sha256(path) == record.model_sha256:
+            return record.model
+    return None
+
+
+def _checks(record: Provenance, photo: Path | None, model: str | None) -> tuple[list[str], list[str]]:
+    """What is wrong with the photo and the model, and what stands in the way of the same bytes.
+
+    Raises `ModelError` where the model cannot be had.
+    """
+    import torch
+
+    from colorize_cli.checkpoints import DESCRIPTION, file_sha256, find_model
+
     problems, notes = [], []
-    if photo is not None and file_sha256(photo) != record.input_sha256:
-        problems.append(f"{photo}: not the photo of this picture: its sha256 is {file_sha256(photo)}")
     if photo is None and record.input == STANDARD_INPUT:
-        notes.append("the photo came from standard input; say with --photo which it was")
+        notes.append(f"the photo came from standard input; say with --photo which it was, for a command {AS_PRINTED}")
+    elif photo is None:
+        notes.append(
+            f"the photo {record.input or 'given in memory'} is neither here nor beside the picture; "
+            f"say with --photo where it lies, for a command {AS_PRINTED}"
+        )
+    elif file_sha256(photo) != record.input_sha256:
+        problems.append(f"{photo}: not the photo of this picture: its sha256 is {file_sha256(photo)}")
+    elif photo.name != record.input != STANDARD_INPUT:
+        notes.append(f"the photo was called {record.input}; a picture says what its photo was called: name it so again")
     if record.version != __version__:
         notes.append(f"this is colorize {__version__}: its pictures may differ from those of {record.version}")
     if record.torch != torch.__version__:
         notes.append(f"this is torch {torch.__version__}: sums may differ in their last digits from {record.torch}")
-    folder = Path(model) if model is not None else None
-    folder = shipped_models().get(model or record.model, folder)
-    if folder is None or not (folder / DESCRIPTION).is_file():
-        notes.append(f"no model named {model or record.model} is here; say with --model where it lies")
-    elif file_sha256(folder / DESCRIPTION) != record.model_sha256:
-        notes.append(f"{folder} is another model than the one that made the picture")
+    if model is None:
+        notes.append(
+            f"the model {record.model} of this picture is not here; "
+            f"say with --model where its folder lies, for a command {AS_PRINTED}"
+        )
+    elif (sha256 := file_sha256(find_model(model) / DESCRIPTION)) != record.model_sha256:
+        problems.append(f"{model}: not the model of this picture: its sha256 is {sha256}")
     return problems, notes
 
 
-def again(record: Provenance, photo: Path | None = None, model: str | None = None) -> list[str]:
+def again(record: Provenance, photo: Path | None, model: str | None) -> str:
     """The command that makes a picture again, into a folder of its own; samples before it are made, too."""
-    name = str(photo) if photo is not None else record.input or "PHOTO"
-    words = ["colorize", f"./{name}" if name.startswith("-") else name, "--output", OUTPUT]
+    name = PHOTO if photo is None else str(photo)
+    from_input = record.input == STANDARD_INPUT
+    words = ["colorize", "-" if from_input else f"./{name}" if name.startswith("-") else name, "--output", OUTPUT]
     values: dict[str, Any] = {"samples": record.sample, **dict(sorted(record.options.items()))}
     for option, value in values.items():
         flag = "--" + option.replace("_", "-")
@@ -113,4 +158,5 @@ def again(record: Provenance, photo: Path | None = None, model: str | None = Non
             words += [flag, str(value)]
     dtypes = set(record.dtype.values())
     words += ["--dtype", dtypes.pop() if len(dtypes) == 1 else "auto", "--device", record.device]
-    return [*words, "--threads", str(record.threads), "--model", model or record.model]
+    words += ["--threads", str(record.threads), "--model", model or MODEL]
+    return shlex.join(words) + (f" < {shlex.quote(name)}" if from_input else "")
