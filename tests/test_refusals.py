@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from colorize_cli.colorizer import Colorizer
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import Page, Photo, open_photo, save_photo
 from colorize_cli.steps import Shaping, StepError, look
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, write_gray
 
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
 GRAY = Photo((Page(RAMP),))
@@ -120,6 +122,69 @@ def test_a_denied_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.Monke
         open_photo(tmp_path / "photo.png")
     with pytest.raises(PhotoError, match="Permission denied"):
         save_photo([BLACK], GRAY, tmp_path / "out.png")
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that nobody can write to, not even the superuser."""
+    folder = tmp_path / "locked"
+    make = tempfile.TemporaryFile
+
+    def denied(*args: object, dir: Path, **kwargs: object) -> object:
+        if dir == folder:
+            raise PermissionError(13, "Permission denied")
+        return make(*args, dir=dir, **kwargs)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is to be loaded."""
+    monkeypatch.setattr(Colorizer, "from_pretrained", None)
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("below", ["", "new/newer"])
+def test_an_output_folder_that_cannot_be_written_to_is_told_before_the_model_is_loaded(
+    colorize, locked: Path, gray_photo: Path, below: str
+) -> None:
+    for inputs in ([gray_photo], [gray_photo, EXAMPLES], ["--watch", gray_photo.parent]):
+        result = colorize(*inputs, "-o", locked / below)
+        assert result.exit_code == 1
+        assert "the output folder cannot be " + ("made" if below else "written to") in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert list(locked.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_photos_own_folder_that_cannot_be_written_to_is_told_before_the_model_is_loaded(
+    colorize, locked: Path
+) -> None:
+    photos = [write_gray(locked / name, 40, 30) for name in ("a.jpg", "b.jpg")]
+    for inputs, count in ((photos[:1], 1), (photos, 2), ([locked], 2)):
+        result = colorize(*inputs)
+        assert result.exit_code == 1
+        assert (
+            result.stderr.count("its folder cannot be written to (Permission denied); choose another --output") == count
+        )
+        assert result.stderr.count("\n") == count
+    missing = colorize(locked / "c.jpg")
+    assert "c.jpg: its folder" not in missing.stderr
+
+
+def test_photos_beside_which_nothing_can_be_written_hold_up_no_others(colorize, locked: Path, gray_photo: Path) -> None:
+    photos = [write_gray(locked / name, 40, 30) for name in ("new.jpg", "done.jpg")]
+    (locked / "done_color1.jpg").touch()
+    result = colorize(*photos, gray_photo, "-n", 1)
+    assert result.exit_code == 1
+    assert "1 written, 1 failed, 1 skipped (pictures exist)" in result.stdout
+    assert "new.jpg: its folder cannot be written to" in result.stderr
+    assert gray_photo.with_name("photo_color1.jpg").exists()
+    assert colorize(photos[1], "-n", 1).exit_code == 0
+    assert "done.jpg: its folder" in colorize(photos[1], "-n", 1, "--force").stderr
 
 
 def test_an_unknown_suffix_is_refused_with_those_that_exist(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -116,6 +117,12 @@ def create_locked(folder: Path, suffix: str) -> tuple[IO[bytes], Path]:
         except BaseException:
             file.close()
             raise
+
+
+def check_writable(folder: Path) -> None:
+    """Make a file in a folder, which goes at once. Raises `OSError` where that cannot be done."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def abandoned(path: Path) -> bool:

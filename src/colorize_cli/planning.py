@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorize_cli import storage
-from colorize_cli.atomic import sweep
+from colorize_cli.atomic import check_writable, sweep
+from colorize_cli.errors import OutputError
 from colorize_cli.listing import Listing
 from colorize_cli.locations import below, identity, is_url
 from colorize_cli.manifest import Manifest, Record, options_key
@@ -152,6 +153,35 @@ class Planner:
         if folder not in self._names:
             self._names[folder] = storage.names(folder)
         return name in self._names[folder]
+
+
+def check_output(output: str) -> None:
+    """Raises `OutputError` where an output folder cannot be written to, or, where there is none yet, made."""
+    folder = os.path.abspath(output)
+    there = folder
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    try:
+        check_writable(Path(there))
+    except OSError as error:
+        what = "written to" if there == folder else "made"
+        raise OutputError(f"{output}: the output folder cannot be {what} ({error.strerror})") from error
+
+
+def shut_out(jobs: Sequence[Job], *, force: bool) -> dict[str, str]:
+    """Photos whose pictures cannot be written beside them, and why; not those that have some, which may stay."""
+    closed: dict[str, tuple[str | None, set[str]]] = {}  # why a folder is, and what is in it, without suffixes
+    for folder in {job.folder for job in jobs}:
+        try:
+            check_writable(Path(folder))
+        except OSError as error:
+            closed[folder] = error.strerror, {os.path.splitext(name)[0] for name in storage.names(folder)}
+    found = {}
+    for job in jobs:
+        reason, names = closed.get(job.folder, (None, set()))
+        if reason and os.path.exists(job.source) and (force or f"{job.name}_color1" not in names):
+            found[job.source] = f"{job.source}: its folder cannot be written to ({reason}); choose another --output"
+    return found
 
 
 def sweep_folders(todos: Iterable[Todo]) -> None:

@@ -20,7 +20,7 @@ from colorize_cli.locations import is_url
 from colorize_cli.manifest import Manifest, options_key
 from colorize_cli.naming import Job, in_shard, name_jobs
 from colorize_cli.outcome import Outcome
-from colorize_cli.planning import Planner, set_own_aside, sweep_folders
+from colorize_cli.planning import Planner, check_output, set_own_aside, shut_out, sweep_folders
 from colorize_cli.remote_manifest import RemoteManifest
 from colorize_cli.steps import Shaping
 from colorize_cli.watching import Arrivals
@@ -73,7 +73,7 @@ class Session:
         try:
             with self._manifest() as manifest:
                 watch = self.request.watch
-                jobs = [] if watch else self._find(manifest)
+                jobs = self._writable([] if watch else self._find(manifest))
                 if jobs or watch:
                     with self._engine(MANY if watch else len(jobs)) as engine:
                         reporter.facts = engine.facts
@@ -121,6 +121,20 @@ class Session:
         if self.request.shard is not None:
             jobs = [job for job in jobs if in_shard(job, *self.request.shard)]
         return jobs
+
+    def _writable(self, jobs: list[Job]) -> list[Job]:
+        """Jobs whose pictures can be written, as far as that shows before the model is loaded; what cannot is said."""
+        request = self.request
+        if request.dry_run or (request.output is not None and is_url(request.output)):
+            return jobs
+        if request.output is not None:
+            if jobs or request.watch:
+                check_output(request.output)
+            return jobs
+        closed = shut_out(jobs, force=request.force)
+        for source, problem in closed.items():
+            self.reporter.outcome(Outcome(source, "failed", error=problem))
+        return [job for job in jobs if job.source not in closed]
 
     def _engine(self, photos: int) -> Engine:
         request = self.request
