@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
@@ -20,8 +21,8 @@ from colorize_cli.photo import (
     save_photo,
     to_8_bits,
 )
-from colorize_cli.photo.luma import SRGB
-from tests.zoo import gray_profile
+from colorize_cli.photo.luma import SRGB, page_of_array
+from tests.zoo import ADOBE_RGB, gray_profile, srgb_of_light
 
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
 ORIENTATION = 0x0112
@@ -259,6 +260,25 @@ def test_a_gray_profile_is_applied(tmp_path: Path, mode: str) -> None:
     expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
     luma = open_photo(tmp_path / "linear.png").luma
     assert np.abs(luma / (257 if mode == "I;16" else 1) - expected).max() <= (0.05 if mode == "I;16" else 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("gamma", [1.0, 1.75, 2.25])
+def test_each_deep_gray_of_a_profile_is_within_a_level_of_what_it_means(
+    tmp_path: Path, gamma: float, suffix: str
+) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / f"in{suffix}", icc_profile=gray_profile(gamma))
+    luma = open_photo(tmp_path / f"in{suffix}").luma
+    assert np.abs(luma - srgb_of_light((values / 65535) ** gamma) * 65535).max() <= 1
+
+
+def test_each_deep_colour_of_a_profile_is_within_a_level_of_what_it_means() -> None:
+    rgb = np.random.default_rng(0).integers(0, 65536, (400, 400, 3), dtype=np.uint16)
+    options = {"colorspace": "rgb", "outcolorspace": "rgb", "flags": imagecodecs.CMS.FLAGS.NOOPTIMIZE}
+    exact = imagecodecs.cms_transform(rgb / 65535, ADOBE_RGB, imagecodecs.cms_profile("srgb"), outdtype="f8", **options)
+    luma = page_of_array(rgb, "rgb", ADOBE_RGB).luma
+    assert np.abs(luma - exact.clip(0, 1) @ [0.299, 0.587, 0.114] * 65535).max() <= 1
 
 
 def test_deep_gray_keeps_its_depth_and_is_scaled_by_what_its_values_mean(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def _rgb(pixels: np.ndarray, space: Space, profile: bytes | None) -> np.ndarray:
             converted = imagecodecs.cms_transform(
                 pixels,
                 profile,
-                SRGB,
+                imagecodecs.cms_profile("srgb"),  # by formula: the table in `SRGB` is too coarse here
                 colorspace=space,
                 outcolorspace="rgb",
                 outdtype="u2",
