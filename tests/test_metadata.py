@@ -206,7 +206,8 @@ def test_a_resolution_in_centimetres_stays_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "kept"), [("Aunt Mary", True), ('{"shape": [3, 8, 9]}', False), ("ImageJ=1.11a", False)]
+    ("description", "kept"),
+    [("Aunt Mary", True), ('{"shape": [3, 8, 9]}', False), ("ImageJ=1.11a", False), ("<?xml?><OME></OME>", False)],
 )
 def test_a_description_is_kept_unless_a_program_wrote_the_old_layout_in_it(
     tmp_path: Path, description: str, kept: bool

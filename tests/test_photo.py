@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,42 @@ def test_deep_gray_keeps_its_depth_and_is_scaled_by_what_its_values_mean(tmp_pat
     assert np.array_equal(open_photo(Image.fromarray(RAMP.astype(np.float32))).luma, level)
     wide = open_photo(Image.fromarray(RAMP.astype(np.int32) * 5_000_000 - 7)).luma
     assert np.abs(wide - RAMP / RAMP.max() * 65535).max() <= 0.5
+
+
+def test_an_orientation_in_exif_counts_before_one_in_xmp(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 1
+    image = Image.fromarray(RAMP).convert("RGB")
+    image.save(tmp_path / "both.jpg", exif=exif, xmp=XMP)
+    image.save(tmp_path / "xmp.jpg", xmp=XMP)
+    image.save(tmp_path / "xmp.avif", xmp=XMP)  # which has a place of its own for it
+    shapes = [open_photo(tmp_path / name).luma.shape for name in ("both.jpg", "xmp.jpg", "xmp.avif")]
+    assert shapes == [(40, 60), (60, 40), (40, 60)]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_gray_of_a_png_of_any_depth_stays_transparent(tmp_path: Path, bits: int) -> None:
+    row = 0b00100111 if bits == 2 else 0b10100101  # 0 2 1 3; 1 0 1 0 0 1 0 1; 10 5; 165
+    pixels = [row >> shift & 2**bits - 1 for shift in range(8 - bits, -1, -bits)]
+    header = struct.pack(">IIBBBBB", len(pixels), 1, bits, 0, 0, 0, 0)
+    with (tmp_path / "in.png").open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        key = struct.pack(">H", pixels[0])
+        for kind, data in (
+            (b"IHDR", header),
+            (b"tRNS", key),
+            (b"IDAT", zlib.compress(bytes([0, row]))),
+            (b"IEND", b""),
+        ):
+            PngImagePlugin.putchunk(file, kind, data)
+    alpha = open_photo(tmp_path / "in.png").alpha
+    assert alpha is not None and alpha.tolist() == [[0 if pixel == pixels[0] else 255 for pixel in pixels]]
+
+
+def test_a_turned_picture_of_one_column_is_written(tmp_path: Path) -> None:
+    page = np.arange(90, dtype=np.uint8).reshape(1, 30, 3).transpose(1, 0, 2)
+    save_photo([page], Photo((Page(page[..., 0]),)), tmp_path / "out.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), page)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])

@@ -128,7 +128,7 @@ def directory(block: Buffer, order: Order, start: int, *, large: bool = False) -
             value = _integer(block, order + ("Q" if large else "I"), value)
         if size and value + size <= len(block) and number not in found.tags:
             tag = Tag(kind, values, value, size)
-            if number != DESCRIPTION or not tag.value(block).startswith(LAYOUTS):
+            if number != DESCRIPTION or not _tells_of_layout(tag.value(block)):
                 found.tags[number] = tag
     behind = position + count * entry_size
     if behind + inline <= len(block):
@@ -163,13 +163,17 @@ def children(block: Buffer, found: Directory) -> dict[int, Directory]:
     return result
 
 
-def orientation(block: bytes) -> int:
-    """1 to 8; 1 where none is said."""
+def _tells_of_layout(description: bytes) -> bool:
+    return description.startswith(LAYOUTS) or description.rstrip(b"\0 \r\n").endswith(b"OME>")
+
+
+def orientation(block: bytes) -> int | None:
+    """1 to 8; None where none is said."""
     try:
         value = number(block, first_directory(block), ORIENTATION)
     except ValueError:
-        return 1
-    return value if value is not None and 1 <= value <= 8 else 1
+        return None
+    return value if value is not None and 1 <= value <= 8 else None
 
 
 def resolution(block: Buffer, found: Directory) -> tuple[float, float] | None:

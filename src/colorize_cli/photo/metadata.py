@@ -55,7 +55,7 @@ class Metadata:
     def orientation(self) -> int:
         """1 to 8: what EXIF says, or else XMP; 1 where neither does."""
         found = exif_block.orientation(self.exif)
-        if found == 1:
+        if found is None:
             text = xmp.property_text(self.xmp, (TIFF_NAMESPACE, "Orientation")) or "1"
             found = int(text) if text in set("12345678") else 1
         return found

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from colorize_cli import xmp
 from colorize_cli.config import DEFAULT_MAX_PIXELS
 from colorize_cli.errors import LimitError, PhotoError
-from colorize_cli.photo import jp2, luma
+from colorize_cli.photo import exif, jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.pillow import check_pixels, opened
@@ -45,6 +45,7 @@ READER_ERRORS = (
 TIFF_MARKS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 NETPBM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
 ANIMATION_FRAME = 16  # bytes of a WebP's frame before its own chunks
+TURNED = frozenset({"AVIF", "HEIF"})
 BYTES_A_PIXEL = 16  # more than any format here needs: a file that is longer than its pixels allow is no photo
 
 
@@ -184,14 +185,23 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
     page = _deep_page(image, content)
     if page is None:
         image.load()
+        _scale_key(image, content)
         page = luma.page_of_image(image)
     metadata = meta.of_image(image, content)
-    turn = metadata.orientation
+    # The formats of TURNED say it themselves, and their readers put that into EXIF: XMP's counts for nothing there.
+    turn = (exif.orientation(metadata.exif) or 1) if kind in TURNED else metadata.orientation
     page = page.turned(turn)
     height, width = page.luma.shape
     lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and not _lossless_webp(content))
     metadata = metadata.upright(turn, width, height)
     return Photo((page,), kind, metadata, lossless=not lossy, name=name, sha256=sha256)
+
+
+def _scale_key(image: Image.Image, content: bytes) -> None:
+    """The transparent level of a PNG of 2 or 4 bits as Pillow's of 8: it scales the pixels alone."""
+    key, bits = image.info.get("transparency"), content[24:25]
+    if image.format == "PNG" and image.mode == "L" and isinstance(key, int) and bits in {b"\2", b"\4"}:
+        image.info["transparency"] = key * 255 // (2 ** bits[0] - 1)
 
 
 def _lossless_webp(content: bytes) -> bool:

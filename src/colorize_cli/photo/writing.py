@@ -193,6 +193,7 @@ def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
 def _png(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
     import imagecodecs
 
+    page = page.copy()  # of one pixel across, a turned picture has strides that the encoder does not take
     content = bytes(imagecodecs.png_encode(page, **PNG_COMPRESSION[page.itemsize]))
     return content[:PNG_HEADER] + meta.png_metadata(metadata, packet, luma.SRGB) + content[PNG_HEADER:]
 
