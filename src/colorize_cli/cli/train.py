@@ -74,15 +74,15 @@ def export(
 
 
 @train.command("judge")
-@click.option("--data", required=True, type=FOLDER, metavar="PATH",
-              help="A folder, .tar or .tar.gz of colour photographs named CLASS_NUMBER.")  # fmt: skip
-@click.option("--photos", "count", type=click.IntRange(min=100), default=20_000, show_default=True, metavar="N",
-              help="How many of them to look at.")  # fmt: skip
+@click.option("--data", multiple=True, required=True, type=FOLDER, metavar="PATH",
+              help="A folder, .tar or .tar.gz of photographs named CLASS_NUMBER; several may be given.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True, metavar="N",
+              help="How often it sees each of them.")  # fmt: skip
 @click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True,
               help="Where decoded photographs are kept.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=FOLDER, metavar="FILE", help="The .safetensors file to write.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def judge(data: Path, count: int, cache: Path, output: Path, seed: int) -> int:
+def judge(data: tuple[Path, ...], epochs: int, cache: Path, output: Path, seed: int) -> int:
     """Train the classifier by which `colorize evaluate` judges drawn colours."""
     from rich.progress import Progress
 
@@ -91,11 +91,11 @@ def judge(data: Path, count: int, cache: Path, output: Path, seed: int) -> int:
     from colorize_cli.training.judge import train_judge
 
     try:
-        photos = cached_photos(data, cache)
+        photos = [cached_photos(path, cache) for path in data]
         with Progress(transient=True) as bar:
-            task = bar.add_task("looking at photographs", total=min(count, len(photos)))
+            task = bar.add_task("learning", total=epochs * sum(map(len, photos)))
             trained, accuracy = train_judge(
-                photos, count=count, seed=seed, progress=lambda done: bar.update(task, completed=done)
+                photos, epochs=epochs, seed=seed, progress=lambda done: bar.update(task, completed=done)
             )
         save_judge(trained, output)
     except ColorizeError as error:

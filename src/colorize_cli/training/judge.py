@@ -1,8 +1,8 @@
-"""Training of the judge's two layers on what its frozen network says of colour photographs."""
+"""Training of the judge on small colour photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,70 +11,101 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from colorize_cli.errors import PhotoError
-from colorize_cli.judge import Judge, class_of, published_network
+from colorize_cli.judge import Judge, as_input, class_of
+from colorize_cli.models.packed import multiplies_bfloat16
 from colorize_cli.training.data import PhotoCache
 
-HELD_BACK = 20  # every 20th photo is not learnt from
-BATCH = 128
+HELD_BACK = 50  # every 50th photo is not learnt from
+BATCH = 64
+WARMUP = 0.03  # of all steps
+WEIGHT_DECAY = 0.05
+SHIFT = 6  # pixels that a picture is moved by at most
 
 
-class Looks(NamedTuple):
-    """What the network says of some photos, and their classes."""
+class Example(NamedTuple):
+    """Where a photo is, and its class."""
 
-    looks: Tensor  # (N, 1280)
-    labels: Tensor  # (N,) int64
+    cache: PhotoCache
+    number: int
+    label: int
 
 
 def train_judge(
-    photos: PhotoCache,
+    caches: Sequence[PhotoCache],
     *,
-    count: int,
-    epochs: int = 30,
-    learning_rate: float = 1e-3,
+    epochs: int,
+    learning_rate: float = 2e-3,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Judge, float]:
-    """A judge of `count` photos drawn from `photos`, half of them mirrored, and its accuracy on those held back."""
-    rng = np.random.default_rng(seed)
-    numbers = rng.permutation(len(photos))[:count]
-    classes = sorted({class_of(photos.names[i]) for i in numbers})
+    """A judge, and its accuracy on photos that it did not learn from.
+
+    `progress` is called with the number of photos seen, `epochs` times those that are learnt from.
+    Raises `PhotoError` where the photos' names give no classes.
+    """
+    names = [class_of(name) for cache in caches for name in cache.names]
+    classes = sorted(set(names))
     if len(classes) < 2 or not all(classes):
         raise PhotoError("the photos' names give no classes; a name is its class, an underscore and a number")
+    examples = [
+        Example(cache, number, classes.index(class_of(cache.names[number])))
+        for cache in caches
+        for number in range(len(cache))
+    ]
+    rng = np.random.default_rng(seed)
+    rng.shuffle(examples)
+    held_back, learnt = examples[::HELD_BACK], [e for i, e in enumerate(examples) if i % HELD_BACK]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        judge = Judge(published_network(), classes)
-    learnt: list[tuple[Tensor, int]] = []
-    held_back: list[tuple[Tensor, int]] = []
-    for place, number in enumerate(numbers):
-        photo = photos[number]
-        look = judge.look(photo[:, ::-1] if rng.random() < 0.5 else photo)
-        row = (look, classes.index(class_of(photos.names[number])))
-        (held_back if place % HELD_BACK == 0 else learnt).append(row)
-        if progress is not None:
-            progress(place + 1)
-    train, validation = (
-        Looks(torch.stack([row[0] for row in rows]), torch.tensor([row[1] for row in rows]))
-        for rows in (learnt, held_back)
-    )
-    fit(judge, train, epochs, learning_rate, rng)
+        judge = Judge(classes)
+    fit(judge, learnt, epochs, learning_rate, rng, progress)
+    judge.eval()
     with torch.no_grad():
-        accuracy = (judge(validation.looks).argmax(-1) == validation.labels).float().mean().item()
-    return judge.eval(), accuracy
+        right = sum(int(judge(judge.look(e.cache[e.number])).argmax()) == e.label for e in held_back)
+    return judge, right / len(held_back)
 
 
-def fit(judge: Judge, train: Looks, epochs: int, learning_rate: float, rng: np.random.Generator) -> None:
-    """AdamW with a falling rate, dropout on the looks and smoothed labels."""
-    layers = [*judge.hidden.parameters(), *judge.output.parameters()]
-    optimizer = torch.optim.AdamW(layers, lr=learning_rate, weight_decay=0.05)
-    for epoch in range(epochs):
+def fit(
+    judge: Judge,
+    examples: list[Example],
+    epochs: int,
+    learning_rate: float,
+    rng: np.random.Generator,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """AdamW with a rate that rises and falls, mirrored and moved pictures, smoothed labels."""
+    groups: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for parameter in judge.parameters():
+        groups[parameter.ndim > 1].append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.0}, {"params": groups[1], "weight_decay": WEIGHT_DECAY}]
+    )
+    batch = min(BATCH, len(examples))
+    steps = epochs * (len(examples) // batch)
+    judge.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for step in range(steps):
+        place = step % (len(examples) // batch) * batch
+        if place == 0:
+            order = rng.permutation(len(examples))
+        rate = learning_rate * min(1.0, (step + 1) / (WARMUP * steps)) * (1 - step / steps)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (1 - epoch / epochs)
-        order = torch.from_numpy(rng.permutation(len(train.labels)))
-        for part in torch.split(order, BATCH):
-            looks = train.looks[part]
-            kept = torch.from_numpy(rng.random(looks.shape) < 0.8)
-            logits = judge(looks * kept / 0.8)
-            loss = F.cross_entropy(logits, train.labels[part], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            group["lr"] = rate
+        chosen = [examples[i] for i in order[place : place + batch]]
+        pictures = moved(as_input([e.cache[e.number] for e in chosen]), rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
+            logits = judge(judge.features(pictures))
+        labels = torch.tensor([e.label for e in chosen])
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if progress is not None:
+            progress((step + 1) * batch)
+
+
+def moved(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """A batch, mirrored or not and moved by some pixels: what comes in at an edge is mirrored there."""
+    if rng.random() < 0.5:
+        pictures = pictures.flip(3)
+    size, (top, left) = pictures.shape[2], rng.integers(0, 2 * SHIFT + 1, 2)
+    return F.pad(pictures, (SHIFT,) * 4, mode="reflect")[:, :, top : top + size, left : left + size]
