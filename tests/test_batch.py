@@ -296,13 +296,13 @@ def test_an_output_folder_that_goes_away_stops_the_run(colorize, tree: Path, tmp
 
 
 def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(colorize, tmp_path: Path) -> None:
-    photos = [write_gray(tmp_path / "in" / f"{index}.png", 30, 30, index) for index in range(4)]
+    photos = [write_gray(tmp_path / "in" / f"{index}.png", 30, 30, index) for index in range(9)]
     out = tmp_path / "out"
     with once(lambda: lines(out), photos[-1].unlink):
         result = colorize(tmp_path / "in", "-o", out, *ONE)
     assert result.exit_code == 1
-    assert "3.png: no such file" in result.stderr
-    assert sorted(pictures(out)) == [f"{index}_color1.png" for index in range(3)]
+    assert "8.png: no such file" in result.stderr
+    assert sorted(pictures(out)) == [f"{index}_color1.png" for index in range(8)]
 
 
 def test_a_shard_that_no_photo_falls_to_says_so(colorize, gray_photo: Path, tmp_path: Path) -> None:
