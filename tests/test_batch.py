@@ -204,20 +204,23 @@ def test_a_second_interrupt_stops_at_once_and_leaves_no_half_file(tmp_path: Path
     assert pictures(out) == {}
 
 
-def workers() -> list[int]:
-    """The processes that work beside this one, on Linux."""
+def workers(drawing: bool) -> list[int]:
+    """The processes that work beside this one, on Linux: copies of it that draw, or those that look and finish."""
     children = [int(child) for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()]
-    return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    own = Path("/proc/self/cmdline").read_bytes()
+    return [pid for pid, command in commands.items() if (command == own if drawing else b"spawn_main" in command)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
+@pytest.mark.parametrize("drawing", [False, True])
 def test_a_worker_that_is_killed_is_replaced_and_its_photo_done(
-    colorize, tree: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    colorize, tree: Path, undisturbed: dict[str, bytes], tmp_path: Path, drawing: bool
 ) -> None:
     killed: list[int] = []
 
     def kill() -> None:
-        for pid in workers():
+        for pid in workers(drawing):
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 

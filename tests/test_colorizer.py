@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,24 @@ def test_a_sample_is_byte_identical_for_any_number_of_threads_and_calls_beside_i
     finally:
         torch.set_num_threads(before)
     assert all(same(one, made[0][0]) for (one,) in made)
+
+
+def test_a_sample_is_byte_identical_whether_processes_or_threads_draw_it(colorizer: Colorizer) -> None:
+    view, options, rows = see(wave(2)), SamplingOptions(5, seed=3), {True: 0, False: 0}
+    made, forks = [], colorizer.forks
+    assert forks == (sys.platform == "linux")
+    try:
+        for colorizer.forks in (True, False):
+
+            def count(drawn: int, forked: bool = colorizer.forks) -> None:
+                rows[forked] += drawn
+
+            made += colorizer.predict([view], options, count)
+    finally:
+        colorizer.forks = forks
+    assert all(same(a, b) for a, b in zip(*made, strict=True))
+    assert [sample.index for sample in made[0]] == [1, 2, 3, 4, 5]
+    assert rows == {True: 5 * 64, False: 5 * 64}
 
 
 def test_a_result_has_the_photos_size_and_all_that_made_it(tiny_model: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,3 +62,50 @@ def test_what_a_picture_is_written_with_does_not_bring_torch_along(pool: WorkerP
     record = Colorizer.from_pretrained(str(tiny_model)).provenance("photo.jpg", "0" * 64, 1, SamplingOptions())
     assert pool.submit(has_loaded, "colorize_cli.provenance", record).result()
     assert not pool.submit(has_loaded, "torch", record).result()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made where they are safe")
+def test_a_copy_of_this_process_answers_with_what_it_inherited_and_reports_meanwhile() -> None:
+    inherited, reports = object(), []
+
+    def answer(report: Callable[[object], None], number: int) -> tuple[int, int, bool]:
+        for step in range(3):
+            report((number, step))
+        if number == 2:
+            raise ValueError("not two")
+        if number == 3:
+            os._exit(4)
+        return os.getpid(), number, id(inherited) == address
+
+    address = id(inherited)
+    pool = WorkerPool(1, answer=answer)
+    try:
+        pid, number, same = pool.run(pool.ask, reports.append, 1).result()
+        assert (number, same, reports) == (1, True, [(1, 0), (1, 1), (1, 2)])
+        assert pid != os.getpid()
+        with pytest.raises(ValueError, match="not two"):
+            pool.run(pool.ask, reports.append, 2).result()
+        assert pool.run(pool.ask, reports.append, 1).result()[0] == pid
+        with pytest.raises(PhotoError, match="exit code 4, 2 times"):
+            pool.run(pool.ask, reports.append, 3).result()
+        assert pool.run(pool.ask, reports.append, 1).result()[0] != pid
+    finally:
+        pool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made where they are safe")
+def test_a_copy_keeps_no_pipe_open_and_no_lock(tmp_path: Path) -> None:
+    import fcntl
+
+    first = WorkerPool(1)
+    assert first.submit(len, "abc").result() == 3
+    with (tmp_path / "file").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        second = WorkerPool(1, answer=lambda report: None)
+        second.run(second.ask, print).result()
+    with (tmp_path / "file").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (process,) = first._processes
+    first.close()
+    assert process._process.exitcode == 0  # not killed: the end of its pipe reached it
+    second.close()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from colorize_cli.journal import Journal
     from colorize_cli.manifest import Manifest
     from colorize_cli.planning import Todo
+    from colorize_cli.views import GrayPhoto, Prediction
 
 
 @dataclass
@@ -121,16 +122,19 @@ def needs_drawing(todo: Todo, look: Look, destination: Destination, samples: int
     return None if wanted else Outcome(todo.job.source, "skipped", outputs, skipped="exists")
 
 
+# Of views: a list of samples for each, as `Colorizer.predict` does it.
+Predict = Callable[[Sequence["GrayPhoto"], "SamplingOptions", Callable[[int], None]], list[list["Prediction"]]]
+
+
 def draw(
     colorizer: Colorizer,
     group: Sequence[tuple[Todo, Look]],
     options: SamplingOptions,
     shaping: Shaping,
     progress: Callable[[str, float], None],
-    *,
-    in_company: bool = False,
+    predict: Predict,
 ) -> list[Drawn]:
-    """Draw photos together; `progress` is called as `Engine.run` says, `in_company` is that of `Colorizer.predict`."""
+    """Draw photos together by `predict`, which works as `colorizer` does; `progress` is called as `Engine.run` says."""
     started = time.monotonic()
     samples = colorizer.samples(options)
     names = [(todo.job.source, len(look.views)) for todo, look in group for _ in look.views]
@@ -143,7 +147,7 @@ def draw(
         drawn_rows += rows
 
     views = [view for _, look in group for view in look.views]
-    predictions = iter(colorizer.predict(views, options, report, in_company=in_company))
+    predictions = iter(predict(views, options, report))
     seconds = (time.monotonic() - started) / len(group)
     drawn = []
     for todo, look in group:

@@ -16,6 +16,7 @@ from colorize_cli.ahead import one_ahead
 from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
 from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
+from colorize_cli.forks import share_out
 from colorize_cli.models.packed import multiplies_bfloat16
 from colorize_cli.models.rows import project_context
 from colorize_cli.models.threads import one_at_a_time, spread
@@ -29,6 +30,7 @@ from colorize_cli.sampling import (
     samples_at_once,
 )
 from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, mean_bits, model_pages, views
+from colorize_cli.workers import Report, can_fork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -96,6 +98,9 @@ class Colorizer:
 
     For one kind of machine, torch version, dtype and number of threads, a sample depends on the weights, the
     photo's 256x256 gray, the options, the seed and its number alone.
+
+    Samples are drawn in copies of this process beside it where that is possible; set `forks` to False where it is not
+    wanted, or while another thread works with torch.
     """
 
     def __init__(self, model: Model, device: torch.device, dtypes: dict[str, torch.dtype]) -> None:
@@ -103,6 +108,7 @@ class Colorizer:
         for stage, dtype in dtypes.items():
             getattr(model, stage).to(device=device, dtype=dtype)
         self.decoder = decoder_of(model.core)
+        self.forks = device.type == "cpu" and can_fork()
 
     @classmethod
     def from_pretrained(cls, model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto") -> Colorizer:
@@ -143,9 +149,9 @@ class Colorizer:
 
         `progress` is called with the number of rows of coarse samples drawn, 64 a sample, by one thread at a time.
         Temperature 0 gives one sample: all would be the same. `in_company` says that other calls run beside this
-        one and keep the processor busy: nothing is shared among threads then, which may be called from many.
+        one and keep the processor busy: nothing is shared out then.
         """
-        report = None if progress is None else one_at_a_time(progress)
+        report: Report = (lambda rows: None) if progress is None else one_at_a_time(progress)
         group = self.photos_together(options)
         results: list[list[Prediction]] = []
         for start in range(0, len(photos), group):
@@ -153,24 +159,20 @@ class Colorizer:
         return results
 
     def _predict_together(
-        self,
-        photos: Sequence[GrayPhoto],
-        options: SamplingOptions,
-        progress: Callable[[int], None] | None,
-        in_company: bool,
+        self, photos: Sequence[GrayPhoto], options: SamplingOptions, report: Report, in_company: bool
     ) -> list[list[Prediction]]:
         count = self.samples(options)
 
         def encode(one: GrayPhoto) -> list[SampleRequest]:
             return self.requests(one, options.seed, count)
 
-        def make(numbers: range) -> list[Prediction]:
+        def make(report: Report, numbers: Sequence[int]) -> list[Prediction]:
             drawn = draw_samples(
                 self.decoder,
                 [requests[n] for n in numbers],
                 self.temperature(options),
                 self.guidance(options),
-                progress,
+                report,
             )
             return [
                 self._finish(n % count, sample, photos[n // count]) for n, sample in zip(numbers, drawn, strict=True)
@@ -179,13 +181,20 @@ class Colorizer:
         alone = len(photos) == 1 and not in_company
         encoded = [encode(photos[0])] if alone else spread(encode, photos, self.device)
         requests = [request for of_photo in encoded for request in of_photo]
-        # A thread takes a sample through all stages. Where the last ones would leave threads idle, all work on each.
-        singly = 0 if self.device.type != "cpu" else len(requests)
-        if not in_company:
-            singly -= singly % torch.get_num_threads()
-        made = spread(make, [range(n, n + 1) for n in range(singly)], self.device)
-        made.append(make(range(singly, len(requests))))
-        predictions = [prediction for several in made for prediction in several]
+        # One thread takes a sample through all stages. Where the last ones would leave some idle, all work on each.
+        threads = 1 if in_company else torch.get_num_threads()
+        singly = 0 if self.device.type != "cpu" else len(requests) - len(requests) % threads
+        shares = [range(first, singly, threads) for first in range(min(threads, singly))]
+        if self.forks and len(shares) > 1:
+            made = share_out(make, shares, report)
+        else:
+            shares = [range(n, n + 1) for n in range(singly)]
+            made = spread(lambda share: make(report, share), shares, self.device)
+        rest = range(singly, len(requests))
+        numbered = dict(zip(rest, make(report, rest), strict=True))
+        for share, several in zip(shares, made, strict=True):
+            numbered.update(zip(share, several, strict=True))
+        predictions = [numbered[n] for n in range(len(requests))]
         return [predictions[start : start + count] for start in range(0, len(predictions), count)]
 
     @torch.inference_mode()

@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from colorize_cli import storage
 from colorize_cli.batch import Destination, Drawn, colorizer_facts, draw, failure, finish, needs_drawing
-from colorize_cli.errors import ColorizeError
+from colorize_cli.errors import ColorizeError, PhotoError
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Shaping
 from colorize_cli.workers import WorkerPool, default_workers
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from colorize_cli.colorizer import Colorizer
     from colorize_cli.config import SamplingOptions
     from colorize_cli.planning import Todo
+    from colorize_cli.views import GrayPhoto, Prediction
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+    Item: TypeAlias = tuple[Todo, Look]
 
 
 class LocalEngine:
@@ -114,8 +114,8 @@ class _Run:
         self.facts, self.destination, self.progress = facts, destination, progress
         self._reporting = threading.Lock()
         self._looking: dict[Future[Look], Todo] = {}
-        self._looked: list[tuple[Todo, Look]] = []
-        self._drawing: set[Future[list[Drawn]]] = set()
+        self._looked: list[Item] = []
+        self._drawing: dict[Future[list[Drawn]], Sequence[Item]] = {}
         self._finishing: set[Future[Outcome]] = set()
 
     def run(self, todos: Iterable[Todo], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
@@ -148,15 +148,19 @@ class _Run:
             if len(self._looked) < self.lanes.photos and self._looking:
                 return
             group, self._looked = self._looked[: self.lanes.photos], self._looked[self.lanes.photos :]
-            self._drawing.add(self.lanes.submit(self._draw, group))
+            self._drawing[self.lanes.submit(self._draw, group)] = group
 
     def _take(self, done: set[Future[Any]]) -> Iterator[Outcome]:
         """Pass photos on that are looked at or drawn; the outcomes of those that are at their end."""
         for look in self._looking.keys() & done:
             yield from self._take_look(self._looking.pop(look), look)
-        for drawing in self._drawing & done:
-            self._drawing.remove(drawing)
-            self._finishing.update(self.pool.run(self._finish, drawn) for drawn in drawing.result())
+        for drawing in self._drawing.keys() & done:
+            group = self._drawing.pop(drawing)
+            try:
+                self._finishing.update(self.pool.run(self._finish, drawn) for drawn in drawing.result())
+            except PhotoError as error:  # of its process
+                for todo, _ in group:
+                    yield self.destination.record(todo, failure(todo.job.source, error), self.facts)
         for finishing in self._finishing & done:
             self._finishing.remove(finishing)
             yield finishing.result()
@@ -173,9 +177,8 @@ class _Run:
         if outcome is not None:
             yield self.destination.record(todo, outcome, self.facts)
 
-    def _draw(self, group: Sequence[tuple[Todo, Look]]) -> list[Drawn]:
-        in_company = self.lanes.count > 1
-        return draw(self.colorizer, group, self.options, self.shaping, self._report, in_company=in_company)
+    def _draw(self, group: Sequence[Item]) -> list[Drawn]:
+        return draw(self.colorizer, group, self.options, self.shaping, self._report, self.lanes.predict)
 
     def _report(self, name: str, photos: float) -> None:
         if self.lanes.closed:
@@ -192,26 +195,48 @@ class _Run:
 
 
 class Lanes:
-    """How many photos are with the model at once.
+    """Where photos are with the model.
 
-    On a CPU some more than are drawn at once, each begun as soon as another one is done, so that its threads never
-    wait; on a GPU those of a tile together, one tile after another. A run of one photo has one lane.
+    A run of one photo has one lane, which has the whole machine. Of many photos on a CPU each is drawn by one thread,
+    in a copy of this process where that is possible; on a GPU those of a tile together, one tile after another.
     """
 
     def __init__(self, colorizer: Colorizer, options: SamplingOptions, photos: int) -> None:
         """For a run over about so many `photos`."""
-        together = colorizer.photos_together(options)
-        crowded = colorizer.device.type == "cpu" and photos > 1
-        self.count = min(photos, together + 1) if crowded else 1
-        self.photos = 1 if crowded else together
-        self.closed = False
-        self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="colorize")
+        import torch
 
-    def submit(self, draw: Callable[[Item], Result], group: Item) -> Future[Result]:
-        """Have `draw` called with a group of photos."""
-        return self._threads.submit(draw, group)
+        from colorize_cli.forks import alone
+
+        self.colorizer = colorizer
+        together, threads = colorizer.photos_together(options), torch.get_num_threads()
+        crowded = colorizer.device.type == "cpu" and photos > 1
+        self.forks = crowded and colorizer.forks
+        self.photos = 1 if crowded else together
+        # Without processes of their own some more than are drawn at once, so that no thread of the model ever waits.
+        self.count = min(photos, threads if self.forks else together + 1) if crowded else 1
+        self.in_company = self.count > 1
+        self.closed = False
+        self._pool = WorkerPool(self.count, apart=self.forks, answer=alone(self._predict) if self.forks else None)
+
+    def submit(self, draw: Callable[[Sequence[Item]], list[Drawn]], group: Sequence[Item]) -> Future[list[Drawn]]:
+        """Have `draw` called with a group of photos, by a thread that may use `predict`."""
+        return self._pool.run(draw, group)
+
+    def predict(
+        self, views: Sequence[GrayPhoto], options: SamplingOptions, report: Callable[[int], None]
+    ) -> list[list[Prediction]]:
+        """As `Colorizer.predict`. Raises `PhotoError` where a process dies over it, twice."""
+        if not self.forks:
+            return self._predict(report, views, options)
+        predictions: list[list[Prediction]] = self._pool.ask(report, views, options)
+        return predictions
+
+    def _predict(
+        self, report: Callable[[int], None], views: Sequence[GrayPhoto], options: SamplingOptions
+    ) -> list[list[Prediction]]:
+        return self.colorizer.predict(views, options, report, in_company=self.in_company)
 
     def close(self) -> None:
         """Draw no more; what is being drawn ends with its next row."""
         self.closed = True
-        self._threads.shutdown(cancel_futures=True)
+        self._pool.close(at_once=self.forks)

@@ -218,6 +218,7 @@ class _Painter:
 
         torch.set_num_threads(threads)
         self.colorizer = Colorizer.from_pretrained(model, device, dtype)
+        self.colorizer.forks = False  # Ray has threads of its own in this process
         if self.colorizer.model.sha256 != model_sha256:
             raise ModelError(f"{model} is another model on this node: its sha256 is {self.colorizer.model.sha256}")
         self.sampling, self.shaping = sampling, shaping
@@ -228,7 +229,9 @@ class _Painter:
         group = [(work, work.look) for work in works if work.outcome is None and work.look is not None]
         if group:
             pairs = [(work.todo, look) for work, look in group]
-            photos = draw(self.colorizer, pairs, self.sampling, self.shaping, lambda name, part: None)
+            photos = draw(
+                self.colorizer, pairs, self.sampling, self.shaping, lambda name, part: None, self.colorizer.predict
+            )
             for (work, _), drawn in zip(group, photos, strict=True):
                 work.drawn, work.look, work.facts = drawn, None, self.facts
         return {"work": [pickle.dumps(work) for work in works]}

@@ -24,7 +24,7 @@ from torch import Tensor
 from colorize_cli.config import NUM_COLORS
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile
-from colorize_cli.models.threads import one_at_a_time, spread
+from colorize_cli.models.threads import spread
 
 CUDA_TILE = 16  # samples in flight on a device that needs much work at once
 GUESS_CHANGE = 1.5  # of the guide from row to row, in the guess of a row: any gives the same row, this one soonest
@@ -194,16 +194,15 @@ def draw_samples(
         requests: samples of one photo or of many.
         temperature: divides the logits; 0 takes the most likely colour of each pixel.
         guidance: the weight of the parallel head beside the core, at least 0.
-        progress: called with the number of rows finished, counted once for each request, by one thread at a time.
+        progress: called with the number of rows finished, counted once for each request, by the thread that draws.
     """
     tiles = [requests[start : start + decoder.tile] for start in range(0, len(requests), decoder.tile)]
-    report = None if progress is None else one_at_a_time(progress)
 
     def draw_tile(tile: Sequence[SampleRequest]) -> list[CoarseSample]:
         sampler = TileSampler(decoder, tile, temperature, guidance)
         for _ in sampler.rows():
-            if report is not None:
-                report(len(tile))
+            if progress is not None:
+                progress(len(tile))
         return sampler.results()
 
     drawn = spread(draw_tile, tiles, decoder.like.device)

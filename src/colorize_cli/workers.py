@@ -1,7 +1,7 @@
-"""Processes that work beside the model, may die and are replaced.
+"""Processes that work beside this one, may die and are replaced.
 
-Each is served by a thread of its own over a pipe of its own. The standard library's and other pools share a queue
-and its lock between their processes: one that is killed at the wrong moment stops them all.
+Each is served over a pipe of its own. The standard library's and other pools share a queue and its lock between their
+processes: one that is killed at the wrong moment stops them all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from colorize_cli.errors import PhotoError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Report = Callable[[Any], None]
 
 ATTEMPTS = 2  # to have a call answered before it is taken for what kills the processes
 
@@ -32,15 +33,23 @@ def default_workers() -> int:
     return min(8, os.cpu_count() or 1)
 
 
+def can_fork() -> bool:
+    """Whether this process can be copied: on Linux, as torch's `DataLoader` does; elsewhere libraries forbid it."""
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+
+
 class WorkerPool:
     """Calls functions in other processes; a process that dies over a call is replaced and the call tried again."""
 
-    def __init__(self, count: int, *, apart: bool = True) -> None:
-        """With `count` processes; or, not `apart`, with as many threads of this one, which nothing replaces."""
-        self.count, self.apart = count, apart
+    def __init__(self, count: int, *, apart: bool = True, answer: Callable[..., Any] | None = None) -> None:
+        """With `count` processes; or, not `apart`, with as many threads of this one, which nothing replaces.
+
+        `answer` is what `ask` calls, in copies of this process.
+        """
+        self.count, self.apart, self.answer = count, apart, answer
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="colorize")
         self._own = threading.local()  # each thread's process
-        self._processes: set[_Process] = set()
+        self._processes: set[WorkerProcess] = set()
         self._closed = False
 
     def warm_up(self) -> None:
@@ -56,35 +65,38 @@ class WorkerPool:
         return self._threads.submit(lambda: self.call(function, *arguments, **named))
 
     def run(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> Future[R]:
-        """Have `function` called in a thread of this process, which may use `call`."""
+        """Have `function` called in a thread of this process, which may use `call` and `ask`."""
         return self._threads.submit(function, *arguments, **named)
 
     def call(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-        """The same, waiting, from a thread of this pool."""
+        """The same as `submit`, waiting, from a thread of this pool."""
         if not self.apart:
             return function(*arguments, **named)
+        result: R = self._attempt(lambda process: process.call(function, *arguments, **named))
+        return result
+
+    def ask(self, report: Report, *arguments: Any) -> Any:
+        """What `answer(report, *arguments)` returns in a copy of this process, from a thread of this pool."""
+        return self._attempt(lambda process: process.ask(report, *arguments))
+
+    def _attempt(self, work: Callable[[WorkerProcess], R]) -> R:
         code: int | None = None
         for _ in range(ATTEMPTS):
             process = self._process()
             try:
-                done, answer = process.call(function, arguments, named)
-            except (EOFError, OSError):
+                return work(process)
+            except ProcessDied:
                 code = process.end()
                 self._processes.discard(process)
                 self._own.process = None
-                continue
-            if done:
-                result: R = answer
-                return result
-            raise answer
         raise PhotoError(f"{_death(code)}, {ATTEMPTS} times over this photo; it may need more memory than there is")
 
-    def _process(self) -> _Process:
-        process: _Process | None = getattr(self._own, "process", None)
+    def _process(self) -> WorkerProcess:
+        process: WorkerProcess | None = getattr(self._own, "process", None)
         if process is None:
             if self._closed:
                 raise PhotoError("interrupted")
-            process = self._own.process = _Process()
+            process = self._own.process = WorkerProcess(self.answer)
             self._processes.add(process)
         return process
 
@@ -100,49 +112,96 @@ class WorkerPool:
         self._processes.clear()
 
 
-class _Process:
-    """One process, and this end of the pipe to it."""
+class ProcessDied(Exception):
+    """A process ended before it had answered."""
 
-    def __init__(self) -> None:
-        # Spawned, not forked: torch's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
+
+class WorkerProcess:
+    """One process, and this end of the pipe to it.
+
+    It is a new one, which calls what it is told to by name; or, with an `answer`, a copy of this one as it is now,
+    which calls that. A copy must not be taken while another thread works with torch.
+    """
+
+    def __init__(self, answer: Callable[..., Any] | None = None) -> None:
+        context = multiprocessing.get_context("spawn" if answer is None else "fork")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, answer), daemon=True)  # type: ignore[attr-defined]
+        self._copied = answer is not None
         self._process.start()
         theirs.close()  # else the end of the process would not end the pipe
 
-    def call(self, *request: Any) -> tuple[bool, Any]:
-        """Whether the function returned, and what it returned or raised. Raises EOFError or OSError if it died."""
-        self._pipe.send(request)
-        answer: tuple[bool, Any] = self._pipe.recv()
-        return answer
+    def call(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+        """What `function` returns or raises there; `ProcessDied` if it does neither."""
+        result: R = self._exchange((function, arguments, named), None)
+        return result
+
+    def ask(self, report: Report, *arguments: Any) -> Any:
+        """What `answer(report, *arguments)` returns or raises there; what it reports is reported here meanwhile.
+
+        Of no more use once `report` itself has raised.
+        """
+        return self._exchange((None, arguments, {}), report)
+
+    def _exchange(self, request: tuple[Any, ...], report: Report | None) -> Any:
+        try:
+            self._pipe.send(request)
+        except OSError as error:
+            raise ProcessDied from error
+        while True:
+            try:
+                kind, value = self._pipe.recv()
+            except (EOFError, OSError) as error:
+                raise ProcessDied from error
+            if kind == "result":
+                return value
+            if kind == "error":
+                raise value
+            assert report is not None
+            report(value)
 
     def terminate(self) -> None:
-        """Let it clean up, but no more."""
-        self._process.terminate()
+        """Let it clean up, but no more; a copy has nothing to clean up."""
+        if self._copied:
+            self._process.kill()
+        else:
+            self._process.terminate()
 
     def end(self) -> int | None:
         """Close the pipe, on which the process ends if it has not; returns its exit code."""
         self._pipe.close()
-        self._process.join(timeout=5)
+        self._process.join(timeout=0 if self._copied else 5)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        return self._process.exitcode
+        code: int | None = self._process.exitcode
+        return code
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, answer: Callable[..., Any] | None) -> None:
     """The other end: answer calls until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process decides
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `finally` is heeded
+    if answer is not None:
+        # Of what a copy has open, its pipe is its own; others wait for the end of theirs, or hold locks.
+        os.closerange(3, pipe.fileno())
+        os.closerange(pipe.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+
+    def report(value: Any) -> None:
+        pipe.send(("report", value))
+
     with contextlib.suppress(EOFError, OSError):  # the first process is gone
         while True:
             function, arguments, named = pipe.recv()
             try:
-                answer = (True, function(*arguments, **named))
+                if function is not None:
+                    message = ("result", function(*arguments, **named))
+                else:
+                    assert answer is not None
+                    message = ("result", answer(report, *arguments))
             except Exception as error:
-                answer = (False, error)
-            pipe.send(answer)
+                message = ("error", error)
+            pipe.send(message)
 
 
 def _death(code: int | None) -> str:
