@@ -74,7 +74,10 @@ class _Enlarged:
         rows = planes.shape[1]
         # Columns first, for all rows: then an output row needs a few short rows alone.
         self.source = np.stack([_resize(plane, width, rows, method) for plane in planes], axis=1)  # (h, C, W)
-        self.weights = _resize(np.eye(rows, dtype=np.float32), rows, height, method)  # (H, h), Pillow's own filter
+        weights = _resize(np.eye(rows, dtype=np.float32), rows, height, method)  # (H, h), Pillow's own filter
+        most = np.count_nonzero(weights, axis=1).max()
+        self.rows = np.argsort(weights == 0, axis=1, kind="stable")[:, :most]  # (H, most) of the source
+        self.weights = np.take_along_axis(weights, self.rows, axis=1)
 
     def strip(self, top: int, bottom: int) -> np.ndarray:
         """Rows `top` to `bottom` of all planes, `(C, rows, W)` float32.
@@ -82,15 +85,12 @@ class _Enlarged:
         Each is a weighted sum, term by term in one fixed order. A matrix product would be free to add in another
         order for another strip, and leave a seam.
         """
-        _, planes, width = self.source.shape
-        out = np.empty((bottom - top, planes, width), dtype=np.float32)
-        scratch = np.empty((planes, width), dtype=np.float32)
-        for weights, row in zip(self.weights[top:bottom], out, strict=True):
-            first, *others = np.flatnonzero(weights)
-            np.multiply(self.source[first], weights[first], out=row)
-            for other in others:
-                np.multiply(self.source[other], weights[other], out=scratch)
-                row += scratch
+        out = np.zeros((bottom - top, *self.source.shape[1:]), dtype=np.float32)
+        term = np.empty_like(out)
+        for rows, weights in zip(self.rows[top:bottom].T, self.weights[top:bottom].T, strict=True):
+            np.take(self.source, rows, axis=0, out=term, mode="clip")  # the mode that writes to `out` at once
+            term *= weights[:, None, None]
+            out += term
         return out.transpose(1, 0, 2)
 
 
