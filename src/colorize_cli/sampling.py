@@ -28,6 +28,7 @@ from colorize_cli.models.threads import spread
 
 CUDA_TILE = 16  # samples in flight on a device that needs much work at once
 GUESS_CHANGE = 1.5  # of the guide from row to row, in the guess of a row: any gives the same row, this one soonest
+LEAST_EXPONENTIAL = np.float32(2**-24)  # what numpy gives as nought lies between nought and twice this
 STRIDE = 16  # columns: what is looked at again starts at a multiple of it, as products of few shapes are fast
 
 
@@ -69,8 +70,9 @@ def noise_stream(seed: int, sample: int, gray_256: np.ndarray) -> np.random.Gene
 
 def gumbel_row(noise: np.random.Generator, width: int) -> np.ndarray:
     """The next row's Gumbel noise, `(W, 512)` float32."""
-    exponential = noise.standard_exponential((width, NUM_COLORS))
-    return -np.log(np.maximum(exponential, 1e-30)).astype(np.float32)
+    exponential = noise.standard_exponential((width, NUM_COLORS), dtype=np.float32)
+    np.maximum(exponential, LEAST_EXPONENTIAL, out=exponential)
+    return np.negative(np.log(exponential, out=exponential), out=exponential)
 
 
 class TileSampler:
