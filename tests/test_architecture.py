@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoints": {"models"},
     "tf_import": {"checkpoints", "models", "tf_checkpoint"},
     "backbone_import": {"models"},
-    "benchmark": {"checkpoints", "chroma", "colorizer", "machine", "models", "photo", "sampling", "views"},
+    "benchmark": {"checkpoints", "chroma", "colorizer", "machine", "models", "photo", "sampling", "views", "workers"},
     "machine": set(),
     "views": {"chroma", "photo"},
     "forks": {"models", "workers"},

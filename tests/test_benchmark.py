@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner
 
 from colorize_cli import Colorizer, machine
-from colorize_cli.benchmark import STAGE_NAMES, least_work
+from colorize_cli.benchmark import least_work
 from colorize_cli.cli import cli
-from colorize_cli.cli.bench import STAGES
+from colorize_cli.config import BENCH_STAGES
 
 
 def bench(*words: str) -> str:
@@ -29,7 +29,7 @@ def test_every_stage_has_a_time_and_those_of_the_model_a_share_of_the_limit(tiny
     )
     lines = record["stages"]
     assert [(line["stage"], line["samples"]) for line in lines] == [
-        (stage, count) for stage in STAGE_NAMES for count in ((1,) if stage in STAGE_NAMES[:3] else (1, 2))
+        (stage, count) for stage in BENCH_STAGES for count in ((1,) if stage in BENCH_STAGES[:3] else (1, 2))
     ]
     assert all(line["seconds"] > 0 and line["peak_memory"] > 0 and line["photo"] == "90x60" for line in lines)
     for line in lines:
@@ -40,10 +40,6 @@ def test_every_stage_has_a_time_and_those_of_the_model_a_share_of_the_limit(tiny
     assert set(record["peak_flops"]) == {"float32", "bfloat16"}
     assert record["naive"]["extrapolated"] is True
     assert record["naive"]["seconds"] == pytest.approx(64 * record["naive"]["seconds_per_row"])
-
-
-def test_the_command_knows_the_stages_that_the_benchmark_has() -> None:
-    assert tuple(STAGES) == STAGE_NAMES
 
 
 def test_the_table_names_the_machine_and_the_stages_asked_for(tiny_model: Path) -> None:

@@ -22,29 +22,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from colorize_cli import chroma, machine
 from colorize_cli.checkpoints import build_stage, save_model
 from colorize_cli.colorizer import Colorizer
-from colorize_cli.config import BACKBONE_SIZE, STAGES
+from colorize_cli.config import BACKBONE_SIZE, BENCH_STAGES, STAGES
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile, project_context
 from colorize_cli.models.upsamplers import ChannelUpsampler
 from colorize_cli.photo import open_photo, save_photo
-from colorize_cli.sampling import SampleRequest, draw_naively, draw_samples, noise_stream
+from colorize_cli.sampling import CoarseSample, SampleRequest, draw_naively, draw_samples, noise_stream
 from colorize_cli.views import GrayPhoto, see
+from colorize_cli.workers import Report
 
 Result = TypeVar("Result")
 
 PUBLISHED = "published"  # the model of the paper, with random weights
-STAGE_NAMES = (
-    "load",
-    "decode file",
-    "encode",
-    "coarse",
-    "color upsampler",
-    "spatial upsampler",
-    "join",
-    "encode file",
-    "whole photo",
-)
-PER_SAMPLE = frozenset(STAGE_NAMES[3:])
+PER_SAMPLE = frozenset(BENCH_STAGES[3:])
 MOST_SECONDS = 20.0  # spent on repeating one stage
 
 
@@ -161,10 +151,15 @@ class Benchmark:
         waves = np.stack([self.view.gray_256, 255 - self.view.gray_256, self.view.gray_256.T], axis=-1)
         picture = chroma.join(self.opened.luma, waves)
 
-        def coarse(count: int) -> None:
-            streams = (noise_stream(0, index, self.view.gray_256) for index in range(count))
+        def draw(report: Report, numbers: Sequence[int]) -> list[CoarseSample]:
+            streams = (noise_stream(0, number, self.view.gray_256) for number in numbers)
             batch = [SampleRequest(requests[0].projections, noise) for noise in streams]
-            self.passes = [sample.passes for sample in draw_samples(self.colorizer.decoder, batch)]
+            return draw_samples(self.colorizer.decoder, batch)
+
+        @torch.inference_mode()
+        def coarse(count: int) -> None:
+            samples = self.colorizer.share(draw, count, lambda rows: None)
+            self.passes = [sample.passes for sample in samples]
 
         @torch.inference_mode()
         def upsample(stage: ChannelUpsampler, levels: torch.Tensor, gray: torch.Tensor, count: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ from colorize_cli.sampling import (
 )
 from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, mean_bits, model_pages, views
 from colorize_cli.workers import Report, can_fork
+
+Result = TypeVar("Result")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -181,21 +184,35 @@ class Colorizer:
         alone = len(photos) == 1 and not in_company
         encoded = [encode(photos[0])] if alone else spread(encode, photos, self.device)
         requests = [request for of_photo in encoded for request in of_photo]
-        # One thread takes a sample through all stages. Where the last ones would leave some idle, all work on each.
+        predictions = self.share(make, len(requests), report, in_company=in_company)
+        return [predictions[start : start + count] for start in range(0, len(predictions), count)]
+
+    def share(
+        self,
+        work: Callable[[Report, Sequence[int]], list[Result]],
+        count: int,
+        report: Report,
+        *,
+        in_company: bool = False,
+    ) -> list[Result]:
+        """`work(report, range(count))`, shared out: `work` gives a result for each of its numbers.
+
+        On a CPU one thread takes a number to its end, in a copy of this process where that is possible. Where the last
+        ones would leave threads idle, all work on each.
+        """
         threads = 1 if in_company else torch.get_num_threads()
-        singly = 0 if self.device.type != "cpu" else len(requests) - len(requests) % threads
+        singly = 0 if self.device.type != "cpu" else count - count % threads
         shares = [range(first, singly, threads) for first in range(min(threads, singly))]
         if self.forks and len(shares) > 1:
-            made = share_out(make, shares, report)
+            done = share_out(work, shares, report)
         else:
-            shares = [range(n, n + 1) for n in range(singly)]
-            made = spread(lambda share: make(report, share), shares, self.device)
-        rest = range(singly, len(requests))
-        numbered = dict(zip(rest, make(report, rest), strict=True))
-        for share, several in zip(shares, made, strict=True):
-            numbered.update(zip(share, several, strict=True))
-        predictions = [numbered[n] for n in range(len(requests))]
-        return [predictions[start : start + count] for start in range(0, len(predictions), count)]
+            shares = [range(number, number + 1) for number in range(singly)]
+            done = spread(lambda share: work(report, share), shares, self.device)
+        rest = range(singly, count)
+        numbered = dict(zip(rest, work(report, rest), strict=True))
+        for share, results in zip(shares, done, strict=True):
+            numbered.update(zip(share, results, strict=True))
+        return [numbered[number] for number in range(count)]
 
     @torch.inference_mode()
     def requests(self, gray_photo: GrayPhoto, seed: int, count: int) -> list[SampleRequest]:

@@ -129,6 +129,19 @@ STAGES: dict[str, type[CoreConfig] | type[ColorUpsamplerConfig] | type[SpatialUp
     "spatial_upsampler": SpatialUpsamplerConfig,
 }
 
+# What `colorize bench` times; from the fourth on every sample costs it.
+BENCH_STAGES = (
+    "load",
+    "decode file",
+    "encode",
+    "coarse",
+    "color upsampler",
+    "spatial upsampler",
+    "join",
+    "encode file",
+    "whole photo",
+)
+
 
 @dataclass(frozen=True)
 class SamplingOptions:

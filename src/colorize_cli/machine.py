@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import sys
@@ -21,7 +22,7 @@ class Measurement:
     """Of several runs after one that does not count."""
 
     seconds: float  # median
-    cpu_seconds: float  # of all threads, median
+    cpu_seconds: float  # of all threads and processes, median
     runs: int
     peak_memory: int  # bytes: of the process (CPU), or allocated on the device (CUDA); 0 where nothing tells
 
@@ -46,11 +47,11 @@ def measure(run: Callable[[], object], repeats: int, device: torch.device, most_
     walls: list[float] = []
     cpus: list[float] = []
     while len(walls) < repeats and (not walls or sum(walls) + walls[-1] <= most_seconds):
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), _processor_seconds()
         run()
         _synchronize(device)
         walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
+        cpus.append(_processor_seconds() - cpu)
     return Measurement(statistics.median(walls), statistics.median(cpus), len(walls), _peak_memory(device))
 
 
@@ -81,6 +82,12 @@ def _best(run: Callable[[], object], device: torch.device, tries: int = 6) -> fl
         _synchronize(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds)
+
+
+def _processor_seconds() -> float:
+    """Used up by this process and by those of its own that have ended."""
+    ended = os.times()
+    return time.process_time() + ended.children_user + ended.children_system
 
 
 def _synchronize(device: torch.device) -> None:

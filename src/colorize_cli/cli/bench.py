@@ -11,23 +11,13 @@ import click
 
 from colorize_cli.cli.photos import model_options
 from colorize_cli.cli.refusal import Refusal
+from colorize_cli.config import BENCH_STAGES
 from colorize_cli.errors import ColorizeError
 
 if TYPE_CHECKING:
     from colorize_cli.benchmark import StageCost
     from colorize_cli.machine import Limits
 
-STAGES = [
-    "load",
-    "decode file",
-    "encode",
-    "coarse",
-    "color upsampler",
-    "spatial upsampler",
-    "join",
-    "encode file",
-    "whole photo",
-]
 ROW = "{:18} {:>9} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>8} {:>6}"
 
 
@@ -50,8 +40,8 @@ class PhotoSize(click.ParamType):  # type: ignore[type-arg]
 @model_options
 @click.option("-n", "--samples", type=click.IntRange(min=1), multiple=True, default=(1, 4), show_default=True,
               metavar="N", help="Samples of the photo; may be given several times.")  # fmt: skip
-@click.option("--stage", "stages", type=click.Choice(STAGES), multiple=True, metavar="STAGE",
-              help=f"Only this stage; may be given several times: {', '.join(STAGES)}.")  # fmt: skip
+@click.option("--stage", "stages", type=click.Choice(BENCH_STAGES), multiple=True, metavar="STAGE",
+              help=f"Only this stage; may be given several times: {', '.join(BENCH_STAGES)}.")  # fmt: skip
 @click.option("--photo", "sizes", type=PhotoSize(), multiple=True, default=("1000x750",), show_default=True,
               help="Size of the photo, made up; may be given several times.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
@@ -96,7 +86,7 @@ def bench(
                 _print_heads(limits)
             for size in sizes:
                 benchmark = Benchmark(source, device, dtype, size, folder, limits, repeats)
-                for cost in benchmark.run(stages or STAGES, samples):
+                for cost in benchmark.run(stages or BENCH_STAGES, samples):
                     costs.append(cost)
                     if not as_json:
                         _print_cost(cost)
