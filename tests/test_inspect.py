@@ -47,6 +47,15 @@ def test_the_command_that_is_printed_makes_the_same_bytes_in_another_process(
     assert (tmp_path / "again" / picture.name).read_bytes() == picture.read_bytes()
 
 
+def test_a_photo_of_more_pixels_than_is_usual_is_allowed_them_again(
+    tiny_model: Path, gray_photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colorize_cli.batch.DEFAULT_MAX_PIXELS", 1000)
+    assert run(gray_photo, "-n", 1, "--max-pixels", 6000, "--model", tiny_model).return_value == 0
+    told = run("inspect", gray_photo.with_name("photo_color1.jpg"), "--model", tiny_model)
+    assert "--max-pixels 5400 " in command_of(told)  # its own, whatever was allowed
+
+
 def test_another_photo_is_told_apart_and_the_picture_says_where_it_is_from(
     picture: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

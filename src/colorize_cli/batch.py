@@ -9,12 +9,12 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from colorize_cli import storage
-from colorize_cli.config import CORE_SIZE
+from colorize_cli.config import CORE_SIZE, DEFAULT_MAX_PIXELS
 from colorize_cli.errors import ColorizeError, OutputError, PhotoError
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Picture, Shaping, StepError
@@ -157,6 +157,8 @@ def draw(
         photo = list(zip(*itertools.islice(predictions, len(look.views)), strict=True))  # a tuple of views a sample
         for index, path in enumerate(outputs):
             record = colorizer.provenance(name, look.sha256, index + 1, options, shaping.output, shaping.size)
+            if look.pixels > DEFAULT_MAX_PIXELS:  # who makes the picture again has to allow it again
+                record = replace(record, options={**record.options, "max_pixels": look.pixels})
             pictures.append(Picture(path, photo[index], record))
         drawn.append(Drawn(todo, look, pictures, [mean_bits(sample) for sample in photo], look.seconds + seconds))
     return drawn

@@ -43,7 +43,7 @@ class Look:
 
     views: list[GrayPhoto]  # all that the model is to see of the photo
     suffix: str  # of the pictures
-    size: tuple[int, int]  # width, height of the photo, upright
+    pixels: int  # of the photo, in all its pages
     notes: list[str]  # what was passed over
     sha256: str  # of the photo's file
     input_bytes: int  # of the photo's file, as is the next
@@ -75,7 +75,6 @@ def look(source: str, shaping: Shaping) -> Look:
     """Open a photo and take the model's view of it. Raises `StepError`."""
     started = time.monotonic()
     opened, status = _open(source, shaping)
-    height, width = opened.luma.shape
     try:
         suffix = output_suffix(opened, os.path.splitext(source)[1], shaping.output)
     except PhotoError as error:
@@ -83,7 +82,7 @@ def look(source: str, shaping: Shaping) -> Look:
     return Look(
         views=views(opened),
         suffix=suffix,
-        size=(width, height),
+        pixels=sum(page.luma.size for page in opened.pages),
         notes=[COLOR_IGNORED] if opened.has_color else [],
         sha256=opened.sha256,
         input_bytes=status.st_size,
