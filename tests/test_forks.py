@@ -47,6 +47,18 @@ def test_a_share_whose_process_dies_is_worked_on_here() -> None:
     assert share_out(work, [1, 2], print) == [1, 2]
 
 
+def test_shares_that_no_process_can_be_had_for_are_worked_on_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_process(answer: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("colorize_cli.forks.WorkerProcess", no_process)
+    assert share_out(lambda report, share: (os.getpid(), share), [1, 2, 3], print) == [
+        (os.getpid(), 1),
+        (os.getpid(), 2),
+        (os.getpid(), 3),
+    ]
+
+
 def test_what_a_share_raises_comes_back_wherever_it_was_worked_on() -> None:
     def work(report: Report, share: int) -> int:
         if share == bad:

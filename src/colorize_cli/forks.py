@@ -2,11 +2,13 @@
 
 Python runs one thread of a process at a time. In drawing, which is thousands of short operations of torch, threads
 wait for each other between any two of them; processes do not. A copy (`fork`) has the loaded model at once and for no
-memory. All that this module does with the copies is what torch's `DataLoader` does: one thread, on the CPU.
+memory. It works on the CPU with one thread of torch, as the copies that torch's `DataLoader` makes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -21,7 +23,7 @@ Result = TypeVar("Result")
 
 
 def alone(work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work` for a copy of this process: with one thread of torch, the others were not copied."""
+    """`work` for a copy of this process: with one thread of torch, for the others were not copied."""
 
     def with_one_thread(*arguments: Any) -> Any:
         torch.set_num_threads(1)
@@ -33,7 +35,8 @@ def alone(work: Callable[..., Any]) -> Callable[..., Any]:
 def share_out(work: Callable[[Report, Share], Result], shares: Sequence[Share], report: Report) -> list[Result]:
     """`[work(report, share) for share in shares]`: the first in this process, each other one in a copy of it.
 
-    `work` is run by one thread of torch everywhere. A share whose process dies over it is worked on here after all.
+    `work` is run by one thread of torch everywhere. A share whose process dies over it, or for which there can be none,
+    is worked on here after all.
     `report` is called by several threads at once.
     """
     first, *others = shares
@@ -45,13 +48,16 @@ def share_out(work: Callable[[Report, Share], Result], shares: Sequence[Share], 
         return result
 
     try:
-        for _ in others:
-            processes.append(WorkerProcess(alone(work)))
-        answers = [threads.submit(process.ask, report, share) for process, share in zip(processes, others, strict=True)]
+        with contextlib.suppress(OSError):  # no more processes, or no memory for them
+            for _ in others:
+                processes.append(WorkerProcess(alone(work)))
+        answers = [
+            threads.submit(process.ask, report, share) for process, share in zip(processes, others, strict=False)
+        ]
         results = [here(first)]
-        for share, answer in zip(others, answers, strict=True):
+        for share, answer in itertools.zip_longest(others, answers):
             try:
-                results.append(answer.result())
+                results.append(answer.result() if answer is not None else here(share))
             except ProcessDied:
                 results.append(here(share))
         return results

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Item: TypeAlias = tuple[Todo, Look]
 
+MANY = 4  # photos a thread
+
 
 class LocalEngine:
     """One machine: a model in this process, and processes beside it."""
@@ -197,8 +199,9 @@ class _Run:
 class Lanes:
     """Where photos are with the model.
 
-    A run of one photo has one lane, which has the whole machine. Of many photos on a CPU each is drawn by one thread,
-    in a copy of this process where that is possible; on a GPU those of a tile together, one tile after another.
+    One photo has the whole machine to itself, and so has one after another of a few with samples for all its threads.
+    Of more photos on a CPU each is drawn by one thread, in a copy of this process where that is possible; on a GPU
+    those of a tile together, one tile after another.
     """
 
     def __init__(self, colorizer: Colorizer, options: SamplingOptions, photos: int) -> None:
@@ -210,6 +213,8 @@ class Lanes:
         self.colorizer = colorizer
         together, threads = colorizer.photos_together(options), torch.get_num_threads()
         crowded = colorizer.device.type == "cpu" and photos > 1
+        if colorizer.forks and photos < MANY * threads and colorizer.samples(options) >= threads:
+            crowded = False  # else threads would be idle while the last photos are drawn
         self.forks = crowded and colorizer.forks
         self.photos = 1 if crowded else together
         # Without processes of their own some more than are drawn at once, so that no thread of the model ever waits.

@@ -96,7 +96,10 @@ class WorkerPool:
         if process is None:
             if self._closed:
                 raise PhotoError("interrupted")
-            process = self._own.process = WorkerProcess(self.answer)
+            try:
+                process = self._own.process = WorkerProcess(self.answer)
+            except OSError as error:
+                raise PhotoError(f"no process can be started to work on it ({error.strerror})") from error
             self._processes.add(process)
         return process
 
