@@ -110,6 +110,17 @@ def test_a_photo_from_standard_input_goes_to_standard_output(
     assert result.stdout_bytes == (tmp_path / "out" / "photo_color1.jpg").read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+def test_a_standard_output_that_takes_no_more_is_told_in_one_line(gray_photo: Path, tiny_model: Path) -> None:
+    words = [Path(sys.executable).with_name("colorize"), gray_photo, "-n", "1", "--model", tiny_model, "-q", "-o", "-"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: standard output: cannot be written (No space left on device)\n",
+    )
+
+
 def test_temperature_zero_gives_one_picture(colorize, gray_photo: Path) -> None:
     assert colorize(gray_photo, "-t", 0, "-n", 5).exit_code == 0
     assert [path.name for path in gray_photo.parent.glob("*_color*")] == ["photo_color1.jpg"]

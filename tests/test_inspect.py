@@ -101,6 +101,20 @@ def test_a_name_of_control_characters_is_shown_as_one_harmless_line(gray_photo: 
     assert "a?[31m b?.jpg: nothing in it" in result.stderr
 
 
+def test_the_command_for_a_photo_of_an_odd_name_is_one_line_that_a_shell_reads(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = write_gray(tmp_path / "photo.jpg", 90, 60)
+    photo = photo.rename(tmp_path / os.fsdecode(b"it's a\nline\x1b \\ \xe9.jpg"))
+    assert run(f"./{photo.name}", "-n", 1, "--model", tiny_model).return_value == 0
+    command = command_of(run("inspect", photo.stem + "_color1.jpg", "--model", tiny_model))
+    assert command.isprintable()
+    shown = subprocess.run(["bash", "-c", f"printf %s {command.split(' --output')[0].partition(' ')[2]}"],
+                           capture_output=True, check=True).stdout  # fmt: skip
+    assert shown == os.fsencode(photo.name)
+
+
 def test_a_models_folder_is_asked_for_and_checked(picture: Path, tiny_model: Path) -> None:
     unknown = run("inspect", picture)
     assert unknown.return_value == 0

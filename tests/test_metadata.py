@@ -104,6 +104,40 @@ def test_exif_stays_byte_for_byte_but_for_what_is_no_longer_true(
         assert len(kept.metadata.exif) == len(block)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_of_an_avif_stays_byte_for_byte_where_it_names_another_orientation(
+    tmp_path: Path, order: exif_block.Order
+) -> None:
+    block, other = camera_block(order), camera_block(order, orientation=1)
+    named, disguised = (struct.pack(order + "HHI", number, 3, 1) for number in (exif_block.ORIENTATION, 0x0111))
+    Image.fromarray(LUMA).save(tmp_path / "in.avif", exif=b"Exif\0\0" + block.replace(named, disguised))
+    content = (tmp_path / "in.avif").read_bytes()
+    (tmp_path / "in.avif").write_bytes(content.replace(disguised, named))
+    photo = open_photo(tmp_path / "in.avif")
+    assert photo.luma.shape == (40, 60)  # the file's own orientation counts
+    found, expected = tags_of(photo.metadata.exif), tags_of(other)
+    for tag in (0x013B, 0x9003, 1, 2):
+        assert found[tag] == expected[tag], tag
+    assert len(photo.metadata.exif) == len(block)
+    assert tags_of(again(photo, tmp_path / "out.avif").metadata.exif)[0x013B] == ARTIST + b"\0"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_the_shape_of_a_pixel_stays_where_there_is_no_resolution(tmp_path: Path, suffix: str) -> None:
+    photo = again(Photo((Page(LUMA),), "JPEG", Metadata(aspect=(3, 2))), tmp_path / f"in{suffix}")
+    # A TIFF keeps it among its tags, which go with the rest.
+    again(photo, tmp_path / f"out{suffix}", OutputOptions(strip_metadata=suffix != ".tif"))
+    with Image.open(tmp_path / f"out{suffix}") as out:
+        if suffix == ".jpg":
+            assert (out.info["jfif_unit"], out.info["jfif_density"]) == (0, (3, 2))
+        elif suffix == ".png":
+            assert out.info["aspect"] == (3, 2)
+        else:
+            assert [out.tag_v2[tag] for tag in (exif_block.UNIT, exif_block.ACROSS, exif_block.DOWN)] == [1, 3, 2]
+    if suffix != ".tif":
+        assert photo.metadata.upright(6, 40, 60).aspect == (2, 3)
+
+
 @pytest.mark.parametrize("kind", ["<", ">"])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_a_tiffs_own_tags_and_directories_stay(tmp_path: Path, kind: exif_block.Order, depth: type) -> None:

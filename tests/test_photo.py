@@ -300,6 +300,21 @@ def test_deep_gray_keeps_its_depth_and_is_scaled_by_what_its_values_mean(tmp_pat
     assert np.abs(wide - RAMP / RAMP.max() * 65535).max() <= 0.5
 
 
+@pytest.mark.parametrize("bits", [1, 4, 7, 12])
+def test_the_white_of_a_jpeg_2000_of_any_depth_is_white(bits: int) -> None:
+    values = np.rint(np.tile(np.linspace(0, 2**bits - 1, 60), (40, 1))).astype(np.uint8 if bits < 8 else np.uint16)
+    luma = open_photo(imagecodecs.jpeg2k_encode(values, bitspersample=bits, reversible=True, level=0)).luma
+    white = 255 if bits < 8 else 65535
+    assert luma.dtype == (np.uint8 if bits < 8 else np.uint16)
+    assert np.array_equal(luma, np.rint(values * (white / (2**bits - 1))))
+
+
+def test_a_portable_float_map_is_scaled_by_its_white() -> None:
+    values = (RAMP / 255).astype("<f4")
+    photo = open_photo(b"Pf\n60 40\n-1.0\n" + values[::-1].tobytes())  # from the bottom up
+    assert np.array_equal(photo.luma, RAMP.astype(np.uint16) * 257)
+
+
 def test_an_orientation_in_exif_counts_before_one_in_xmp(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 1

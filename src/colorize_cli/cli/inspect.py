@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -63,7 +64,7 @@ def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool)
         if photo is not None and not problems:
             click.echo(f"{'':9}this is {printable(photo)}, byte for byte")
         if command is not None:
-            click.echo(f"{'again':9}{printable(command)}")
+            click.echo(f"{'again':9}{command}")
     for note in notes:
         click.echo(f"note: {printable(note)}", err=True)
     for problem in problems:
@@ -159,4 +160,19 @@ def again(record: Provenance, photo: Path | None, model: str | None) -> str:
     dtypes = set(record.dtype.values())
     words += ["--dtype", dtypes.pop() if len(dtypes) == 1 else "auto", "--device", record.device]
     words += ["--threads", str(record.threads), "--model", model or MODEL]
-    return shlex.join(words) + (f" < {shlex.quote(name)}" if from_input else "")
+    return " ".join(map(quoted, words)) + (f" < {quoted(name)}" if from_input else "")
+
+
+def quoted(word: str) -> str:
+    """A word for a shell, on one line; one that a terminal cannot show as its bytes, as bash, zsh and ksh read them."""
+    if printable(word) == word:
+        return shlex.quote(word)
+    shown = {ord("'"): "\\'", ord("\\"): "\\\\"}
+    return (
+        "$'"
+        + "".join(
+            chr(byte) if 32 <= byte < 127 and byte not in shown else shown.get(byte, f"\\x{byte:02x}")
+            for byte in os.fsencode(word)
+        )
+        + "'"
+    )

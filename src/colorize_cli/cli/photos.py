@@ -11,7 +11,7 @@ from colorize_cli.cli.output import output_options
 from colorize_cli.cli.refusal import Refusal
 from colorize_cli.cli.streams import StandardStreams
 from colorize_cli.config import MOST_GUIDANCE, OutputOptions, SamplingOptions
-from colorize_cli.errors import ColorizeError
+from colorize_cli.errors import ColorizeError, OutputError
 from colorize_cli.locations import is_url
 
 if TYPE_CHECKING:
@@ -156,7 +156,11 @@ def photos(
             code = Session(request, reporter).run()
         except ColorizeError as error:
             raise Refusal(str(error)) from error
-        streams.deliver()
+        try:
+            streams.deliver()
+        except OutputError as error:
+            click.echo(f"error: {error}", err=True)
+            return 1
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from colorize_cli.errors import OutputError
 
 STANDARD_INPUT = "stdin"  # the name of the photo that comes from there
 
@@ -42,7 +45,15 @@ class StandardStreams:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def deliver(self) -> None:
-        """Give the picture to standard output, if there is one and it is wanted there."""
+        """Give the picture to standard output, if there is one and it is wanted there.
+
+        Raises `OutputError` where standard output takes no more.
+        """
         if self.to_output and self.output is not None:
             for path in Path(self.output).glob("*"):
-                sys.stdout.buffer.write(path.read_bytes())
+                try:
+                    sys.stdout.buffer.write(path.read_bytes())
+                    sys.stdout.buffer.flush()
+                except OSError as error:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more when it ends
+                    raise OutputError(f"standard output: cannot be written ({error.strerror})") from error

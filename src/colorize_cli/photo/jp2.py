@@ -1,4 +1,4 @@
-"""JPEG 2000 files: pixels of more than 8 bits, and the boxes that hold metadata."""
+"""JPEG 2000 files: pixels of more or fewer than 8 bits, and the boxes that hold metadata."""
 
 from __future__ import annotations
 
@@ -20,8 +20,15 @@ def bits(content: bytes) -> int:
     return (content[start + 42] & 0x7F) + 1 if 0 <= start < len(content) - 42 else 8
 
 
-def read_deep(content: bytes) -> luma.Page:
-    """The page of a file of 9 to 16 bits: gray, gray with alpha, RGB or RGB with alpha."""
+def pillow_reads_well(content: bytes) -> bool:
+    """Whether a file is of 8 bits, or of indices into a palette of them: fewer bits Pillow takes for dark ones."""
+    return bits(content) == 8 or any(
+        True for header in xmp.jp2_boxes(content, b"jp2h") for _ in xmp.jp2_boxes(header, b"pclr")
+    )
+
+
+def read(content: bytes) -> luma.Page:
+    """The page of a file of 1 to 16 bits: gray, gray with alpha, RGB or RGB with alpha; of 16 bits from 9 on."""
     import imagecodecs
 
     pixels = np.asarray(imagecodecs.jpeg2k_decode(content))
@@ -32,7 +39,9 @@ def read_deep(content: bytes) -> luma.Page:
     channels = luma.scaled(channels, bits(content))
     alpha = np.ascontiguousarray(channels[..., -1]) if count in {2, 4} else None
     pixels = channels[..., 0] if count < 3 else channels[..., :3]
-    return luma.page_of_array(np.ascontiguousarray(pixels), "gray" if count < 3 else "rgb", profile(content), alpha)
+    space: luma.Space = "gray" if count < 3 else "rgb"
+    page = luma.page_of_array(np.ascontiguousarray(pixels), space, profile(content), alpha)
+    return page if bits(content) > 8 else page.shallow()
 
 
 def encoded(pixels: np.ndarray, block: bytes, packet: bytes, iptc: bytes) -> bytes:

@@ -90,7 +90,7 @@ def _page_of_deep_gray(image: Image.Image) -> Page:
     key = image.info.get("transparency")
     alpha = np.where(values == key, 0, WHITE).astype(np.uint16) if isinstance(key, int) else None
     deep = values.astype(np.uint16) if image.mode.startswith("I;16") else scaled(values)
-    if image.format == "PPM":  # Pillow gives its whole range as 0..65535
+    if image.format == "PPM" and image.mode != "F":  # Pillow gives its whole range as 0..65535
         deep = values.clip(0, WHITE).astype(np.uint16)
     return page_of_array(deep, "gray", image.info.get("icc_profile"), alpha=alpha)
 

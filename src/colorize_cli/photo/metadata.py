@@ -7,13 +7,14 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from PIL import Image
 
 from colorize_cli import xmp
+from colorize_cli.photo import avif, jp2
 from colorize_cli.photo import exif as exif_block
-from colorize_cli.photo import jp2
 
 TIFF_NAMESPACE = "http://ns.adobe.com/tiff/1.0/"
 EXIF_NAMESPACE = "http://ns.adobe.com/exif/1.0/"
@@ -35,6 +36,7 @@ IPTC_RESOURCE = 0x0404
 # IPTC, copyright flag, address, IPTC's checksum: what stays true of a picture with other pixels.
 KEPT_RESOURCES = frozenset({IPTC_RESOURCE, 0x040A, 0x040B, 0x0425})
 LONGEST_SEGMENT = 65_533  # bytes of a JPEG's
+MOST_OF_ASPECT = 65535  # what a JPEG holds
 MOST_TEXT = 2**24  # bytes of one text of a PNG
 
 
@@ -50,6 +52,7 @@ class Metadata:
     texts: tuple[bytes, ...] = ()  # whole chunks of a PNG, from their type on, without length and checksum
     resolution: tuple[float, float] | None = None  # dots an inch, across and down
     per_centimetre: bool = False  # whether the file says so a centimetre
+    aspect: tuple[int, int] | None = None  # without a resolution: dots across for so many down, where not as many
 
     @property
     def orientation(self) -> int:
@@ -62,25 +65,29 @@ class Metadata:
 
     def upright(self, turn: int, width: int, height: int) -> Metadata:
         """As it is true of the coloured photo of `width` x `height` pixels whose orientation `turn` was undone."""
-        resolution = self.resolution
-        if resolution and turn > 4:
-            resolution = resolution[::-1]
+        lies_down = turn > 4
         return replace(
             self,
-            exif=exif_block.upright(self.exif, width, height, lies_down=turn > 4),
+            exif=exif_block.upright(self.exif, width, height, lies_down=lies_down),
             xmp=upright_packet(self.xmp),
             photoshop=kept_resources(self.photoshop),
-            resolution=resolution,
+            resolution=self.resolution[::-1] if self.resolution and lies_down else self.resolution,
+            aspect=self.aspect[::-1] if self.aspect and lies_down else self.aspect,
         )
 
     def stripped(self) -> Metadata:
         """The resolution alone."""
-        return Metadata(resolution=self.resolution, per_centimetre=self.per_centimetre)
+        return Metadata(resolution=self.resolution, per_centimetre=self.per_centimetre, aspect=self.aspect)
 
     @property
     def iptc(self) -> bytes:
         """IPTC's records."""
         return dict(resources(self.photoshop)).get(IPTC_RESOURCE, b"")
+
+    @property
+    def photoshop_alone(self) -> bytes:
+        """Photoshop's resources without IPTC's records."""
+        return _packed([(number, content) for number, content in resources(self.photoshop) if number != IPTC_RESOURCE])
 
 
 def of_image(image: Image.Image, content: bytes) -> Metadata:
@@ -90,19 +97,22 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
         content: the file's bytes; empty for an image that was made or changed in memory.
     """
     info = image.info
-    block, packet = info.get("exif"), info.get("xmp")
+    block, packet, aspect = info.get("exif"), info.get("xmp"), _aspect(info)
     if not isinstance(block, bytes) and not content:
         with contextlib.suppress(Exception):  # whatever odd tags make of it
             block = image.getexif().tobytes()
     comment = info.get("comment")
-    block = block.removeprefix(b"Exif\0\0") if isinstance(block, bytes) else b""
+    block = block.removeprefix(EXIF_HEADER) if isinstance(block, bytes) else b""
+    if image.format == "AVIF" and content:
+        block = avif.exif(content)
     # What Pillow takes from a JPEG's EXIF is one number for both directions.
     says = image.format not in {"JPEG", "MPO"} or info.get("jfif_unit") in {1, 2}
     found = Metadata(
         exif=block,
         xmp=packet if isinstance(packet, bytes) else b"",
         comments=(comment,) if isinstance(comment, bytes) else (),
-        resolution=(_resolution(info) if says else None) or exif_block.block_resolution(block),
+        resolution=(_resolution(info) if says else None) or (None if aspect else exif_block.block_resolution(block)),
+        aspect=aspect,
     )
     segments = getattr(image, "applist", None)
     if segments:  # a JPEG
@@ -126,6 +136,12 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
             photoshop=_packed([(IPTC_RESOURCE, iptc)]) if iptc else b"",
         )
     return found
+
+
+def pillows_exif(image: Image.Image) -> bytes:
+    """The EXIF block of a loaded image, as Pillow gives it."""
+    block = image.info.get("exif")
+    return block.removeprefix(EXIF_HEADER) if isinstance(block, bytes) else b""
 
 
 def _of_png(found: Metadata, content: bytes, info: Mapping[str, str]) -> Metadata:
@@ -180,6 +196,15 @@ def _resolution(info: Mapping[Any, Any]) -> tuple[float, float] | None:
         if 1 <= across <= 65535 and 1 <= down <= 65535:  # also false for what is no number
             return across, down
     return None
+
+
+def _aspect(info: Mapping[Any, Any]) -> tuple[int, int] | None:
+    """What a JPEG or PNG says of the shape of its pixels alone; None where they are square."""
+    said = info.get("jfif_density") if info.get("jfif_unit") == 0 else info.get("aspect")
+    if not said or said[0] == said[1] or not all(said):
+        return None
+    across, down = Fraction(*said).limit_denominator(MOST_OF_ASPECT).as_integer_ratio()
+    return (across, down) if max(said) > MOST_OF_ASPECT else (said[0], said[1])
 
 
 def resources(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -260,6 +285,8 @@ def png_metadata(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
     if metadata.resolution:
         across, down = (round(value / 0.0254) for value in metadata.resolution)
         chunks.append(b"pHYs" + struct.pack(">IIB", across, down, 1))
+    elif metadata.aspect:
+        chunks.append(b"pHYs" + struct.pack(">IIB", *metadata.aspect, 0))
     if metadata.exif:
         chunks.append(b"eXIf" + metadata.exif)
     if packet:

@@ -189,7 +189,7 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
         page = luma.page_of_image(image)
     metadata = meta.of_image(image, content)
     # The formats of TURNED say it themselves, and their readers put that into EXIF: XMP's counts for nothing there.
-    turn = (exif.orientation(metadata.exif) or 1) if kind in TURNED else metadata.orientation
+    turn = (exif.orientation(meta.pillows_exif(image)) or 1) if kind in TURNED else metadata.orientation
     page = page.turned(turn)
     height, width = page.luma.shape
     lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and not _lossless_webp(content))
@@ -216,11 +216,11 @@ def _lossless_webp(content: bytes) -> bool:
 
 
 def _deep_page(image: Image.Image, content: bytes) -> luma.Page | None:
-    """The page of a file of more than 8 bits a channel, as it lies; None for all others, which Pillow reads well."""
+    """The page of a file that Pillow would spoil, as it lies: most of more than 8 bits a channel. None for others."""
     if image.format == "PNG" and content[24:25] == b"\x10":
         return _deep_png(content, image.info.get("icc_profile"))
-    if image.format == "JPEG2000" and jp2.bits(content) > 8:
-        return jp2.read_deep(content)
+    if image.format == "JPEG2000" and not jp2.pillow_reads_well(content):
+        return jp2.read(content)
     if image.format == "PPM" and (header := NETPBM.match(content)):
         kind, width, height, white = (int(part) for part in header.groups())
         if white > 255:

@@ -200,13 +200,15 @@ def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list
         tags.append((exif.XMP, 1, len(packet), packet, True))
     if metadata.iptc:
         tags.append((exif.IPTC, 7, len(metadata.iptc), metadata.iptc, True))
-    if metadata.photoshop:
-        tags.append((exif.PHOTOSHOP, 7, len(metadata.photoshop), metadata.photoshop, True))
+    if resources := metadata.photoshop_alone:
+        tags.append((exif.PHOTOSHOP, 7, len(resources), resources, True))
     return tags
 
 
 def _resolution(metadata: Metadata, top: exif.Directory | None) -> tuple[tuple[Any, Any] | None, int | None]:
     """A page's resolution across and down, and its unit, as the library takes them."""
+    if metadata.aspect and not metadata.resolution:
+        return metadata.aspect, exif.NO_UNIT
     if metadata.resolution:
         scale, unit = (2.54, exif.CENTIMETRE) if metadata.per_centimetre else (1.0, exif.INCH)
         across, down = metadata.resolution

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ JPEG_QUALITY = 95
 WEBP_QUALITY = 95
 AVIF_QUALITY = 90
 HEIC_QUALITY = 90
+JFIF_HEADER = b"JFIF\0\1\1"  # as Pillow writes it; unit and densities follow
 PNG_HEADER = 33  # bytes until its other chunks may begin
 # Behind the filter "up" (32), the quick level costs a tenth of the size of the slow one, in a tenth of the time. What
 # runs of equal bytes leave of 16 bits is grain, for which looking further costs twice the time for another tenth.
@@ -187,7 +189,11 @@ def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
     options: dict[str, Any] = {"quality": quality or JPEG_QUALITY, "subsampling": 0, "extra": extra}
     if metadata.resolution:
         options["dpi"] = metadata.resolution
-    return _pillow(page, "JPEG", options)
+    content = _pillow(page, "JPEG", options)
+    if metadata.aspect and not metadata.resolution:
+        head, header, rest = content.partition(JFIF_HEADER)
+        content = head + header + struct.pack(">BHH", 0, *metadata.aspect) + rest[5:]
+    return content
 
 
 def _png(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
