@@ -199,9 +199,10 @@ def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
 def _png(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
     import imagecodecs
 
-    page = page.copy()  # of one pixel across, a turned picture has strides that the encoder does not take
-    content = bytes(imagecodecs.png_encode(page, **PNG_COMPRESSION[page.itemsize]))
-    return content[:PNG_HEADER] + meta.png_metadata(metadata, packet, luma.SRGB) + content[PNG_HEADER:]
+    if page.shape[1] == 1:
+        page = page.copy()  # a turned picture of one column has strides that the encoder does not take
+    content = memoryview(imagecodecs.png_encode(page, **PNG_COMPRESSION[page.itemsize]))
+    return b"".join([content[:PNG_HEADER], meta.png_metadata(metadata, packet, luma.SRGB), content[PNG_HEADER:]])
 
 
 def _webp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
