@@ -121,6 +121,20 @@ def test_a_standard_output_that_takes_no_more_is_told_in_one_line(gray_photo: Pa
     )
 
 
+def test_a_picture_of_ours_is_passed_over_aloud_but_coloured_from_standard_input(
+    colorize, gray_photo: Path, tiny_model: Path
+) -> None:
+    assert colorize(gray_photo, "-n", 1).exit_code == 0
+    picture = gray_photo.with_name("photo_color1.jpg")
+    for words in ((), ("--json",)):
+        result = colorize(picture, "-n", 1, *words)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == "nothing to colour: 1 files were made by this tool and are passed over\n"
+    words = ["-", "-n", "1", "-o", "-", "--model", str(tiny_model)]
+    result = CliRunner().invoke(cli, words, input=picture.read_bytes(), standalone_mode=False)
+    assert (result.return_value, result.stdout_bytes[:3]) == (0, b"\xff\xd8\xff")
+
+
 def test_temperature_zero_gives_one_picture(colorize, gray_photo: Path) -> None:
     assert colorize(gray_photo, "-t", 0, "-n", 5).exit_code == 0
     assert [path.name for path in gray_photo.parent.glob("*_color*")] == ["photo_color1.jpg"]

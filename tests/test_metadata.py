@@ -166,6 +166,17 @@ def test_iptc_stays_and_photoshops_preview_goes(tmp_path: Path, suffix: str) -> 
     assert [number for number, _ in resources(kept.metadata.photoshop)] == [0x0404]
 
 
+def test_xmp_no_longer_tells_of_what_lay_behind_the_photo(tmp_path: Path) -> None:
+    packet = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"
+ xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MicroVideo="1" GCamera:MicroVideoOffset="2024"
+ xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="Aunt"/></rdf:RDF></x:xmpmeta>"""
+    kept = again(Photo((Page(LUMA),), "JPEG", Metadata(xmp=packet).upright(1, 60, 40)), tmp_path / "out.jpg")
+    assert b"Aunt" in kept.metadata.xmp
+    assert b"MicroVideo" not in kept.metadata.xmp
+    assert b"hdrgm:Version" not in kept.metadata.xmp
+
+
 def test_xmp_that_goes_on_in_further_segments_stays_whole(tmp_path: Path) -> None:
     packet = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

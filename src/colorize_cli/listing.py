@@ -14,8 +14,8 @@ from colorize_cli.locations import identity, is_url
 from colorize_cli.manifest import MANIFEST
 
 # What folders and patterns are searched for; a file named by hand is tried whatever its name.
-_SUFFIXES = """.jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .webp .bmp .dib .gif .pbm .pgm .ppm .pnm .jp2 .j2k .jpx .jpf
-.avif .avifs .heic .heif .hif .tga .pcx .psd .sgi .qoi"""
+_SUFFIXES = """.jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .webp .bmp .dib .gif .pbm .pgm .ppm .pnm .pfm .jp2 .j2k .jpx
+.jpf .avif .avifs .heic .heif .hif .tga .pcx .psd .sgi .qoi"""
 PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
 
 

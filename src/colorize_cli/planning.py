@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,8 +39,11 @@ class Plan:
     changed: int = 0  # photos that were coloured with other options or another model
 
 
-def set_own_aside(listing: Listing, manifest: Manifest | None) -> int:
-    """Take the pictures that this tool made out of a listing, by manifests and provenance; returns how many."""
+def set_own_aside(listing: Listing, manifest: Manifest | None, but: Collection[str] = ()) -> int:
+    """Take the pictures that this tool made out of a listing, by manifests and provenance; returns how many.
+
+    Sources in `but` stay, whatever made them.
+    """
     own: set[str] = set()
     known: set[str] = set()  # photos that were coloured before are none
     folders = dict.fromkeys(os.path.abspath(folder) for folder in listing.manifests)
@@ -55,6 +58,9 @@ def set_own_aside(listing: Listing, manifest: Manifest | None) -> int:
     entries = []
     for entry in listing.entries:
         path = identity(entry.source)
+        if entry.source in but:
+            entries.append(entry)
+            continue
         if path in own:
             continue
         if path not in known and not is_url(path) and read_provenance(Path(path)) is not None:

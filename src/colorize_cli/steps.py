@@ -23,6 +23,7 @@ from colorize_cli.provenance import Provenance
 from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, model_pages, views
 
 COLOR_IGNORED = "photos that are in colour themselves are coloured anew; their own colours are ignored"
+LARGE = 50_000_000  # bytes of luma
 # What no other picture can be written after either.
 HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -119,7 +120,11 @@ def finish(
         maps = color_maps(opened, picture.samples)
         return model_pages(maps) if shaping.size == "256" else join(opened, maps, shaping.saturation)
 
-    for picture, pages in zip(pictures, one_ahead(joined, pictures), strict=True):
+    # Two large pictures at once would take much memory.
+    large = sum(page.luma.nbytes for page in opened.pages) > LARGE
+    colored = map(joined, pictures) if large else one_ahead(joined, pictures)
+    for picture in pictures:
+        pages = next(colored)
         if root is not None and not os.path.isdir(root):
             raise OutputError(f"{root}: the output folder is gone")
         folder = os.path.dirname(picture.path) or "."
@@ -132,7 +137,8 @@ def finish(
         except PhotoError as error:
             _give_up(error.__cause__, str(error))
         notes.update(dict.fromkeys(lost))
-    height, width = pages[0].shape[:2]
+        height, width = pages[0].shape[:2]
+        del pages
     return (width, height), list(notes)
 
 

@@ -103,7 +103,9 @@ class Session:
     def _find(self, manifest: Manifest | None) -> list[Job]:
         """List the photos, and say what cannot be had."""
         listing = list_photos(self.request.inputs, recursive=self.request.recursive, named=self.request.named)
-        own = set_own_aside(listing, manifest)
+        own = set_own_aside(listing, manifest, but=self.reporter.aliases)
+        if own and not listing.entries:
+            self.reporter.say(f"nothing to colour: {own} files were made by this tool and are passed over")
         for source, problem in listing.problems:
             self.reporter.outcome(Outcome(source, "failed", error=problem))
         passed_over = {"made by this tool": own, "hidden": listing.hidden, "no photos": listing.others}

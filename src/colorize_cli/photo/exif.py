@@ -19,7 +19,7 @@ COLOR_SPACE, PIXELS_ACROSS, PIXELS_DOWN = 0xA001, 0xA002, 0xA003
 XMP, IPTC, PHOTOSHOP, PROFILE = 700, 33723, 34377, 34675
 # Tags of a file's own layout, previews and profile, which are of no use to another file.
 LAYOUT_TAGS = frozenset(
-    {254, 255, *range(256, 260), 262, 263, 266, 273, *range(277, 282), 284, *range(288, 292), 297, 301}
+    {254, 255, *range(256, 260), 262, 263, 266, 273, *range(277, 282), 284, *range(288, 292), 301}
     | {*range(317, 326), *range(330, 348), 347, *range(512, 522), 529, 530, 531, 532, 559, PROFILE, 37724, 50784}
 )
 OF_ANY_FILE = frozenset({529, 530, 531, 532})  # of YCbCr, which EXIF wants in a JPEG

@@ -191,10 +191,11 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """8-bit pixels converted from `profile`; as they are where the profile is broken or of another kind."""
     if profile == SRGB or _space_of(profile) != {"L": "gray", "RGB": "rgb", "CMYK": "cmyk"}[image.mode]:
         return image
-    # Gray has few levels: they alone are converted, without the shortcuts that cost a dark gray several levels.
+    # Not with the shortcuts that cost dark gray several levels and CMYK a dozen. Gray has few levels: they alone are
+    # converted.
     is_gray = image.mode == "L"
     pixels = Image.fromarray(np.arange(256, dtype=np.uint8)[None]) if is_gray else image
-    flags = ImageCms.Flags.NOOPTIMIZE if is_gray else ImageCms.Flags.NONE
+    flags = ImageCms.Flags.NONE if image.mode == "RGB" else ImageCms.Flags.NOOPTIMIZE
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.createProfile("sRGB")

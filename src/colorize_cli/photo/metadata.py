@@ -18,16 +18,22 @@ from colorize_cli.photo import exif as exif_block
 
 TIFF_NAMESPACE = "http://ns.adobe.com/tiff/1.0/"
 EXIF_NAMESPACE = "http://ns.adobe.com/exif/1.0/"
+GAIN_MAP_NAMESPACE = "http://ns.adobe.com/hdr-gain-map/1.0/"
+CONTAINER_NAMESPACE = "http://ns.google.com/photos/1.0/container/"
+CAMERA_NAMESPACE = "http://ns.google.com/photos/1.0/camera/"
 XMP_NAMESPACE = "http://ns.adobe.com/xap/1.0/"
 PHOTOSHOP_NAMESPACE = "http://ns.adobe.com/photoshop/1.0/"
 _TIFF_NAMES = """Orientation ImageWidth ImageLength BitsPerSample Compression PhotometricInterpretation SamplesPerPixel
 PlanarConfiguration YCbCrSubSampling YCbCrPositioning YCbCrCoefficients ReferenceBlackWhite TransferFunction"""
-# What XMP says of the gray file's layout, profile and previews.
+_MOVING_NAMES = """MicroVideo MicroVideoVersion MicroVideoOffset MicroVideoPresentationTimestampUs
+MotionPhoto MotionPhotoVersion MotionPhotoPresentationTimestampUs"""
+# What XMP says of the gray file's layout, profile, previews and what else lies in the file.
 STALE = frozenset(
     {(TIFF_NAMESPACE, name) for name in _TIFF_NAMES.split()}
     | {(EXIF_NAMESPACE, name) for name in ("PixelXDimension", "PixelYDimension", "ColorSpace")}
     | {(PHOTOSHOP_NAMESPACE, name) for name in ("ColorMode", "ICCProfile")}
-    | {(XMP_NAMESPACE, "Thumbnails")}
+    | {(XMP_NAMESPACE, "Thumbnails"), (GAIN_MAP_NAMESPACE, "Version"), (CONTAINER_NAMESPACE, "Directory")}
+    | {(CAMERA_NAMESPACE, name) for name in _MOVING_NAMES.split()}
 )
 EXIF_HEADER = b"Exif\0\0"
 EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"

@@ -45,6 +45,7 @@ READER_ERRORS = (
 TIFF_MARKS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 NETPBM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
 ANIMATION_FRAME = 16  # bytes of a WebP's frame before its own chunks
+NONSENSE = (TypeError, ArithmeticError, LookupError, AttributeError)  # what readers say then helps nobody
 TURNED = frozenset({"AVIF", "HEIF"})
 BYTES_A_PIXEL = 16  # more than any format here needs: a file that is longer than its pixels allow is no photo
 
@@ -141,7 +142,8 @@ def _explained(name: str) -> Iterator[None]:
         raise PhotoError(f"{name}: not a photo in any format known here; convert it to PNG or JPEG") from error
     except READER_ERRORS as error:
         known = error.strerror if isinstance(error, OSError) else None
-        reason = (known or str(error).strip() or type(error).__name__).splitlines()[0]
+        said = "its parts do not fit together" if isinstance(error, NONSENSE) else str(error).strip()
+        reason = (known or said or type(error).__name__).splitlines()[0]
         raise PhotoError(f"{name}: damaged or unsupported ({reason}); copy it again or convert it") from error
 
 

@@ -22,6 +22,8 @@ from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.reading import READER_ERRORS, Photo
 from colorize_cli.provenance import RECORD, Provenance
 
+Parts = Sequence[bytes | memoryview]  # of a file, one behind the other: together they would be there twice
+
 JPEG_QUALITY = 95
 WEBP_QUALITY = 95
 AVIF_QUALITY = 90
@@ -164,7 +166,8 @@ def write_photo(
         tiff.write(file, pages, [metadata, *further], packets, luma.SRGB)
     else:
         lossless = photo.lossless and options.quality is None
-        file.write(_ENCODERS[kind](pages[0], metadata, packet, options.quality, lossless))
+        for part in _ENCODERS[kind](pages[0], metadata, packet, options.quality, lossless):
+            file.write(part)
     return notes
 
 
@@ -183,7 +186,7 @@ def _with_alpha(page: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     return np.dstack([page, alpha])
 
 
-def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
     # No "optimize": Pillow cannot write noise with it.
     extra = meta.jpeg_segments(metadata, packet, luma.SRGB)
     options: dict[str, Any] = {"quality": quality or JPEG_QUALITY, "subsampling": 0, "extra": extra}
@@ -193,33 +196,33 @@ def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
     if metadata.aspect and not metadata.resolution:
         head, header, rest = content.partition(JFIF_HEADER)
         content = head + header + struct.pack(">BHH", 0, *metadata.aspect) + rest[5:]
-    return content
+    return [content]
 
 
-def _png(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+def _png(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
     import imagecodecs
 
     if page.shape[1] == 1:
         page = page.copy()  # a turned picture of one column has strides that the encoder does not take
     content = memoryview(imagecodecs.png_encode(page, **PNG_COMPRESSION[page.itemsize]))
-    return b"".join([content[:PNG_HEADER], meta.png_metadata(metadata, packet, luma.SRGB), content[PNG_HEADER:]])
+    return [content[:PNG_HEADER], meta.png_metadata(metadata, packet, luma.SRGB), content[PNG_HEADER:]]
 
 
-def _webp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+def _webp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
     options: dict[str, Any] = {"quality": quality or WEBP_QUALITY, "method": 4, "use_sharp_yuv": True}
     if lossless:
         options = {"lossless": True, "quality": 50, "method": 2, "exact": True}
-    return _pillow(page, "WEBP", options | _usual(metadata, packet))
+    return [_pillow(page, "WEBP", options | _usual(metadata, packet))]
 
 
-def _avif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+def _avif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
     options: dict[str, Any] = {"quality": quality or AVIF_QUALITY, "subsampling": "4:4:4", "speed": 6}
     # Pillow writes EXIF that names an orientation anew, and loses what it cannot spell.
     metadata = replace(metadata, exif=exif.without_orientation(metadata.exif))
-    return _pillow(page, "AVIF", options | _usual(metadata, packet))
+    return [_pillow(page, "AVIF", options | _usual(metadata, packet))]
 
 
-def _heif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+def _heif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
     try:
         import pillow_heif
     except ImportError as error:
@@ -228,20 +231,20 @@ def _heif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
     mode, size = "RGBA" if page.shape[2] == 4 else "RGB", (page.shape[1], page.shape[0])
     options = {"quality": quality or HEIC_QUALITY, "chroma": 444, **_usual(metadata, packet)}
     pillow_heif.encode(mode, size, page.tobytes(), file, **options)
-    return file.getvalue()
+    return [file.getvalue()]
 
 
-def _jp2(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
-    return jp2.encoded(page, metadata.exif, packet, metadata.iptc)
+def _jp2(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
+    return [jp2.encoded(page, metadata.exif, packet, metadata.iptc)]
 
 
-def _bmp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
-    return _pillow(page, "BMP", {"dpi": metadata.resolution} if metadata.resolution else {})
+def _bmp(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
+    return [_pillow(page, "BMP", {"dpi": metadata.resolution} if metadata.resolution else {})]
 
 
-def _ppm(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> bytes:
+def _ppm(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | None, lossless: bool) -> Parts:
     header = f"P6\n{page.shape[1]} {page.shape[0]}\n{np.iinfo(page.dtype).max}\n".encode()
-    return header + page.astype(page.dtype.newbyteorder(">")).tobytes()
+    return [header, np.ascontiguousarray(page.astype(page.dtype.newbyteorder(">"), copy=False)).view(np.uint8).data]
 
 
 def _usual(metadata: Metadata, packet: bytes) -> dict[str, Any]:
@@ -261,7 +264,7 @@ def _pillow(page: np.ndarray, kind: str, options: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-_ENCODERS: dict[str, Callable[[np.ndarray, Metadata, bytes, int | None, bool], bytes]] = {
+_ENCODERS: dict[str, Callable[[np.ndarray, Metadata, bytes, int | None, bool], Parts]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "WEBP": _webp,
