@@ -224,7 +224,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_photo_done(
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
-    with once(lambda: lines(tmp_path), kill):
+    with once(lambda: written(tmp_path), kill):
         assert colorize("-r", tree, "-o", tmp_path, *ONE).exit_code == 1
     assert killed
     check_whole(tmp_path, undisturbed)
