@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from colorize_cli.errors import PhotoError
@@ -23,6 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Report = Callable[[Any], None]
 
+OPEN_FILES = Path("/proc/self/fd")
 ATTEMPTS = 2  # to have a call answered before it is taken for what kills the processes
 
 
@@ -35,7 +37,7 @@ def default_workers() -> int:
 
 def can_fork() -> bool:
     """Whether this process can be copied: on Linux, as torch's `DataLoader` does; elsewhere libraries forbid it."""
-    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+    return sys.platform == "linux" and OPEN_FILES.is_dir() and not multiprocessing.current_process().daemon
 
 
 class WorkerPool:
@@ -187,8 +189,10 @@ def _serve(pipe: Connection, answer: Callable[..., Any] | None) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that `finally` is heeded
     if answer is not None:
         # Of what a copy has open, its pipe is its own; others wait for the end of theirs, or hold locks.
-        os.closerange(3, pipe.fileno())
-        os.closerange(pipe.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        for number in [int(path.name) for path in OPEN_FILES.iterdir()]:
+            if number > 2 and number != pipe.fileno():
+                with contextlib.suppress(OSError):  # the list was itself one of them
+                    os.close(number)
 
     def report(value: Any) -> None:
         pipe.send(("report", value))
