@@ -52,7 +52,8 @@ def share_out(work: Callable[[Report, Share], Result], shares: Sequence[Share], 
             for _ in others:
                 processes.append(WorkerProcess(alone(work)))
         answers = [
-            threads.submit(process.ask, report, share) for process, share in zip(processes, others, strict=False)
+            threads.submit(process.ask, report, share)
+            for process, share in zip(processes, others[: len(processes)], strict=True)
         ]
         results = [here(first)]
         for share, answer in itertools.zip_longest(others, answers):

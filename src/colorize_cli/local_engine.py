@@ -1,4 +1,4 @@
-"""Photos coloured on one machine: a model in this process, and processes beside it that look and finish.
+"""Photos coloured on one machine: a model in this process, copies of it that draw, and processes that look and finish.
 
 Queues are bounded and hold no photo, only its small grays and predictions, so memory is flat over any number.
 """

@@ -159,7 +159,7 @@ def photos(
         try:
             streams.deliver()
         except OutputError as error:
-            click.echo(f"error: {error}", err=True)
+            reporter.error(str(error))
             return 1
     return code
 

@@ -58,7 +58,7 @@ class Metadata:
     texts: tuple[bytes, ...] = ()  # whole chunks of a PNG, from their type on, without length and checksum
     resolution: tuple[float, float] | None = None  # dots an inch, across and down
     per_centimetre: bool = False  # whether the file says so a centimetre
-    aspect: tuple[int, int] | None = None  # without a resolution: dots across for so many down, where not as many
+    aspect: tuple[int, int] | None = None  # dots across for so many down, where they differ; never with a resolution
 
     @property
     def orientation(self) -> int:
@@ -93,7 +93,7 @@ class Metadata:
     @property
     def photoshop_alone(self) -> bytes:
         """Photoshop's resources without IPTC's records."""
-        return _packed([(number, content) for number, content in resources(self.photoshop) if number != IPTC_RESOURCE])
+        return _packed(_but_iptc(self.photoshop))
 
 
 def of_image(image: Image.Image, content: bytes) -> Metadata:
@@ -103,14 +103,12 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
         content: the file's bytes; empty for an image that was made or changed in memory.
     """
     info = image.info
-    block, packet, aspect = info.get("exif"), info.get("xmp"), _aspect(info)
-    if not isinstance(block, bytes) and not content:
+    packet, aspect = info.get("xmp"), _aspect(info)
+    block = avif.exif(content) if image.format == "AVIF" and content else pillows_exif(image)
+    if not block and not content:
         with contextlib.suppress(Exception):  # whatever odd tags make of it
-            block = image.getexif().tobytes()
+            block = image.getexif().tobytes().removeprefix(EXIF_HEADER)
     comment = info.get("comment")
-    block = block.removeprefix(EXIF_HEADER) if isinstance(block, bytes) else b""
-    if image.format == "AVIF" and content:
-        block = avif.exif(content)
     # What Pillow takes from a JPEG's EXIF is one number for both directions.
     says = image.format not in {"JPEG", "MPO"} or info.get("jfif_unit") in {1, 2}
     found = Metadata(
@@ -180,8 +178,7 @@ def of_tiff(file: exif_block.Buffer, top: exif_block.Directory, turn: int) -> Me
     dots = exif_block.resolution(file, top)
     photoshop = kept_resources(values.get(exif_block.PHOTOSHOP, b""))
     if exif_block.IPTC in values:
-        others = [(number, content) for number, content in resources(photoshop) if number != IPTC_RESOURCE]
-        photoshop = _packed([(IPTC_RESOURCE, values[exif_block.IPTC]), *others])
+        photoshop = _packed([(IPTC_RESOURCE, values[exif_block.IPTC]), *_but_iptc(photoshop)])
     return Metadata(
         exif=exif_block.built(file, top, gone=gone | (exif_block.RESOLUTION if dots else frozenset())),
         xmp=upright_packet(values.get(exif_block.XMP, b"")),
@@ -209,8 +206,9 @@ def _aspect(info: Mapping[Any, Any]) -> tuple[int, int] | None:
     said = info.get("jfif_density") if info.get("jfif_unit") == 0 else info.get("aspect")
     if not said or said[0] == said[1] or not all(said):
         return None
-    across, down = Fraction(*said).limit_denominator(MOST_OF_ASPECT).as_integer_ratio()
-    return (across, down) if max(said) > MOST_OF_ASPECT else (said[0], said[1])
+    if max(said) > MOST_OF_ASPECT:
+        said = Fraction(*said).limit_denominator(MOST_OF_ASPECT).as_integer_ratio()
+    return (said[0], said[1]) if 0 < said[0] <= MOST_OF_ASPECT else None  # else no pixel has that shape
 
 
 def resources(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -225,6 +223,10 @@ def resources(content: bytes) -> Iterator[tuple[int, bytes]]:
         (size,) = struct.unpack_from(">I", content, position)
         yield number, content[position + 4 : position + 4 + size]
         position += 4 + (size + 1) // 2 * 2
+
+
+def _but_iptc(photoshop: bytes) -> list[tuple[int, bytes]]:
+    return [(number, content) for number, content in resources(photoshop) if number != IPTC_RESOURCE]
 
 
 def _packed(items: list[tuple[int, bytes]]) -> bytes:

@@ -207,7 +207,7 @@ def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list
 
 def _resolution(metadata: Metadata, top: exif.Directory | None) -> tuple[tuple[Any, Any] | None, int | None]:
     """A page's resolution across and down, and its unit, as the library takes them."""
-    if metadata.aspect and not metadata.resolution:
+    if metadata.aspect:
         return metadata.aspect, exif.NO_UNIT
     if metadata.resolution:
         scale, unit = (2.54, exif.CENTIMETRE) if metadata.per_centimetre else (1.0, exif.INCH)

@@ -193,7 +193,7 @@ def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
     if metadata.resolution:
         options["dpi"] = metadata.resolution
     content = _pillow(page, "JPEG", options)
-    if metadata.aspect and not metadata.resolution:
+    if metadata.aspect:
         head, header, rest = content.partition(JFIF_HEADER)
         content = head + header + struct.pack(">BHH", 0, *metadata.aspect) + rest[5:]
     return [content]
