@@ -30,7 +30,7 @@ from colorize_cli.training.core_task import CoreTask
 from colorize_cli.training.data import PhotoCache, age, bordered, cached_photos, core_sample, luma, scratched
 from colorize_cli.training.journal import append_row, rewind
 from colorize_cli.training.loop import TrainingOptions, run_training
-from colorize_cli.training.start import averaged_stage, choose_learned, fresh_stage, write_run
+from colorize_cli.training.start import averaged_stage, choose_learned, fresh_stage, read_run, write_run
 from colorize_cli.training.upsampler_task import UpsamplerTask
 from tests.conftest import TINY
 
@@ -63,7 +63,7 @@ def tiny_run(photos: PhotoCache, folder: Path, phase: str, steps: int) -> dict[s
     task = CoreTask([Source(photos, 1.0)], {"val": photos}, batch=2, phase=phase, window=16, validation_photos=4,
                     sheet_photos=0)  # fmt: skip
     options = TrainingOptions(minutes=60, learning_rate=1e-2, warmup_steps=5, dtype=torch.float32)
-    write_run(folder, "core", config)
+    write_run(folder, "core", config, seed=0)
     left = [steps]
 
     def stop() -> bool:
@@ -243,6 +243,25 @@ def test_a_core_learns_on_a_smaller_canvas_and_goes_on_on_a_larger_one(tmp_path:
     stage, module = averaged_stage(tmp_path / "whole")
     assert stage == "core"
     assert module.get_parameter("encoder.stack.positions.rows").shape[0] == 16
+
+
+def test_a_run_that_goes_on_from_anothers_weights_sees_other_photographs(tmp_path: Path, tiny_model: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    common = ["--data", str(photos), "--val", str(photos), "--cache", str(tmp_path / "cache"), "--batch", "1"]
+    common += ["--sheet-photos", "0", "--window", "8"]
+
+    def seed(run: str, *words: str) -> int:
+        result = CliRunner().invoke(cli, ["train", "coarse", *common, "--out", str(tmp_path / run), *words])
+        assert result.exit_code == 0, result.output
+        return read_run(tmp_path / run)[2]
+
+    first = seed("first", "--init-from", str(tiny_model), "--steps", "1", "--lr", "0.1", "--ema", "0")
+    again = seed("again", "--init-from", str(tiny_model), "--steps", "1")
+    second = seed("second", "--init-from", str(tmp_path / "first"), "--steps", "1")
+    resumed = seed("second", "--init-from", str(tmp_path / "first"), "--steps", "2")
+    assert first == again
+    assert first != second == resumed
+    assert seed("chosen", "--init-from", str(tiny_model), "--steps", "1", "--seed", "5") == 5
 
 
 def test_sizes_that_do_not_fit_the_weights_are_refused(tmp_path: Path) -> None:

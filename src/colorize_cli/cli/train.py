@@ -136,7 +136,8 @@ COMMON_OPTIONS = [
     click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
                  help="Number format of the products; weights are kept in float32."),
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N"),
-    click.option("--seed", type=int, default=1, show_default=True, metavar="S"),
+    click.option("--seed", type=click.IntRange(min=0), metavar="S",
+                 help="Of what it sees, and in which order.  [default: from the weights that it starts from]"),
     click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True, metavar="DIR",
                  help="Where decoded photographs are kept."),
     click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem."),
@@ -214,7 +215,7 @@ def _train(stage: str, **options: Any) -> None:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.set_num_threads(options["threads"])
-    torch.manual_seed(options["seed"])
+    torch.manual_seed(start.FIRST_SEED if options["seed"] is None else options["seed"])
     fast = device.type == "cuda" or multiplies_bfloat16()
     dtype = DTYPES.get(options["dtype"], torch.bfloat16 if fast else torch.float32)
     minutes = DEFAULT_MINUTES if options["minutes"] is None and options["steps"] is None else options["minutes"]
@@ -234,8 +235,10 @@ def _train(stage: str, **options: Any) -> None:
     sources = _sources(options)
     validation = {_title(path): cached_photos(Path(path), options["cache"]) for path in options["validation"]}
     model = _model(stage, sources, options)
+    if options["seed"] is None:
+        options["seed"] = start.run_seed(options["out"], model)
     task = _task(model, sources, validation, {**options, "device": str(device), "dtype": dtype})
-    start.write_run(options["out"], stage, model.config)  # type: ignore[arg-type]
+    start.write_run(options["out"], stage, model.config, options["seed"])  # type: ignore[arg-type]
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     run_training(

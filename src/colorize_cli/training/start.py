@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from colorize_cli.atomic import replacing
 from colorize_cli.backbone_import import import_backbone
 from colorize_cli.checkpoints import build_stage, load_model
 from colorize_cli.config import (
@@ -33,6 +35,7 @@ from colorize_cli.palette import bins_to_levels
 from colorize_cli.training.loop import CHECKPOINT
 
 RUN = "run.json"
+FIRST_SEED = 1  # of fresh weights
 DECODER_PARTS = frozenset({"outer", "inner", "norm", "head", "pixel_embedding"})
 EARLY_PARTS = ("backbone.stem.", "backbone.stages.0.", "backbone.stages.1.")
 
@@ -182,19 +185,35 @@ def choose_learned(core: ColTranCore, phase: str, unfreeze_backbone: bool) -> No
         parameter.requires_grad_(learns and ".normalize." not in name)
 
 
-def write_run(folder: Path, stage: str, config: StageConfig) -> None:
-    """Say in `run.json` what the run in `folder` trains."""
+def write_run(folder: Path, stage: str, config: StageConfig, seed: int) -> None:
+    """Say in `run.json` what the run in `folder` trains, and by which seed its batches are drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RUN).write_text(json.dumps({"stage": stage, "config": config.to_dict()}, indent=2) + "\n")
+    run = {"stage": stage, "config": config.to_dict(), "seed": seed}
+    with replacing(folder / RUN) as file:
+        file.write((json.dumps(run, indent=2) + "\n").encode())
 
 
-def read_run(folder: Path) -> tuple[str, StageConfig]:
-    """The stage and config of the run in `folder`."""
+def read_run(folder: Path) -> tuple[str, StageConfig, int]:
+    """The stage, config and seed of the run in `folder`."""
     try:
         run: dict[str, Any] = json.loads((folder / RUN).read_text())
-        return run["stage"], STAGES[run["stage"]].from_dict(run["config"])
+        return run["stage"], STAGES[run["stage"]].from_dict(run["config"]), run.get("seed", FIRST_SEED)
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder} holds no readable {RUN}: it is no training run") from error
+
+
+def run_seed(folder: Path, module: nn.Module) -> int:
+    """The seed of the run in `folder`; of a new one, a checksum of the weights that it starts from.
+
+    Batches are a function of the seed and the step: with one seed for all, a run from another run's weights would see
+    once more what that one saw, cropped and aged alike, and learn it by heart.
+    """
+    if (folder / RUN).is_file():
+        return read_run(folder)[2]
+    checksum = 0
+    for tensor in module.state_dict().values():
+        checksum = zlib.crc32(tensor.float().numpy().tobytes(), checksum)
+    return checksum
 
 
 def earlier_stage(name: str, stage: str) -> nn.Module:
@@ -211,7 +230,7 @@ def earlier_stage(name: str, stage: str) -> nn.Module:
 
 def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
     """The run's stage with its averaged weights, masters where a parameter did not learn."""
-    stage, config = read_run(folder)
+    stage, config, _ = read_run(folder)
     module = build_stage(config)
     path = folder / CHECKPOINT
     if not path.exists():
