@@ -17,6 +17,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from colorize_cli import batch, steps, storage
+from colorize_cli.batch import Destination, Drawn
+from colorize_cli.naming import Job
+from colorize_cli.planning import Todo
+from colorize_cli.provenance import Provenance
 from tests.conftest import write_gray
 
 SCRIPT = Path(sys.executable).with_name("colorize")
@@ -313,3 +318,14 @@ def test_a_shard_that_no_photo_falls_to_says_so(colorize, gray_photo: Path, tmp_
     said = [colorize(*words, f"{shard}/2") for shard in (1, 2)]
     assert [result.exit_code for result in said] == [0, 0]
     assert sum("no photo of 1 falls to this shard" in result.stderr for result in said) == 1
+
+
+def test_a_photo_that_another_run_finished_meanwhile_is_there_and_no_failure(tmp_path: Path) -> None:
+    photo = write_gray(tmp_path / "photo.png", 30, 30)
+    drawn_by_another = write_gray(tmp_path / "photo_color1.png", 30, 30)
+    todo = Todo(Job(str(photo), str(tmp_path), "photo", "photo.png"))
+    look = steps.look(str(photo), steps.Shaping())
+    record = Provenance("0", "tiny", "", 1, {}, {}, "cpu", 1, "2", "photo", "")
+    drawn = Drawn(todo, look, [steps.Picture(str(drawn_by_another), [], record)], [1.0], 0.1)
+    outcome = batch.finish(drawn, Destination(None), steps.Shaping(), storage.finish)
+    assert (outcome.status, outcome.skipped) == ("skipped", "exists")

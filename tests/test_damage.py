@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from colorize_cli import atomic
 from colorize_cli.chroma import join
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import FORMATS, Page, Photo, open_photo, output_suffix, save_photo
+from colorize_cli.steps import Shaping, look
+from tests.conftest import write_gray
 from tests.zoo import zoo
 
 MUTATIONS = 4  # of each specimen
@@ -57,6 +60,29 @@ def test_a_damaged_file_is_coloured_or_refused_in_one_line(tmp_path: Path, capfd
                 assert "\n" not in str(error)
     assert refused > MUTATIONS * len(zoo()) * 0.2
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "options", "lost"),
+    [
+        ("L", "jpg", {"quality": 90}, 400),
+        ("RGB", "jpg", {"quality": 90}, 400),
+        ("CMYK", "jpg", {"quality": 90}, 400),
+        ("L", "tif", {"compression": "tiff_adobe_deflate"}, 40),
+    ],
+)
+def test_damage_that_a_reader_forgives_is_told(
+    tmp_path: Path, mode: str, suffix: str, options: dict[str, object], lost: int
+) -> None:
+    image = Image.open(write_gray(tmp_path / "gray.png", 300, 200)).convert(mode)
+    whole, hurt = tmp_path / f"whole.{suffix}", tmp_path / f"hurt.{suffix}"
+    image.save(whole, **options)
+    content = whole.read_bytes()
+    middle = len(content) // 2
+    hurt.write_bytes(content[:middle] + bytes(lost) + content[middle + lost :])
+    assert look(str(whole), Shaping()).notes == []
+    *_, note = look(str(hurt), Shaping()).notes
+    assert note.startswith(f"{hurt}: damaged, and parts of it may be lost")
 
 
 WRITER = """

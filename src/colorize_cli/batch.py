@@ -179,6 +179,8 @@ def finish(
     outputs = [picture.path for picture in drawn.pictures]
     try:
         wanted = destination.wanted(todo, outputs)
+        if not wanted:  # another run wrote them while this one drew
+            return Outcome(todo.job.source, "skipped", outputs, skipped="exists")
         destination.begin(todo, wanted)
         pictures = [picture for picture in drawn.pictures if picture.path in wanted]
         size, notes = write(todo.job.source, look.sha256, pictures, shaping, destination.output)

@@ -80,11 +80,14 @@ def look(source: str, shaping: Shaping) -> Look:
         suffix = output_suffix(opened, os.path.splitext(source)[1], shaping.output)
     except PhotoError as error:
         raise StepError(str(error)) from error
+    notes = [COLOR_IGNORED] if opened.has_color else []
+    if opened.damage:
+        notes.append(f"{source}: damaged, and parts of it may be lost ({opened.damage}); copy it again if you can")
     return Look(
         views=views(opened),
         suffix=suffix,
         pixels=sum(page.luma.size for page in opened.pages),
-        notes=[COLOR_IGNORED] if opened.has_color else [],
+        notes=notes,
         sha256=opened.sha256,
         input_bytes=status.st_size,
         input_mtime_ns=status.st_mtime_ns,

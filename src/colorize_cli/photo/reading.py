@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from colorize_cli import xmp
 from colorize_cli.config import DEFAULT_MAX_PIXELS
 from colorize_cli.errors import LimitError, PhotoError
-from colorize_cli.photo import exif, jp2, luma
+from colorize_cli.photo import damage, exif, jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.pillow import check_pixels, opened
@@ -61,6 +61,7 @@ class Photo:
     lossless: bool = True  # whether the format kept its pixels exactly
     name: str = ""  # of the file, without its folder
     sha256: str = ""  # of the file
+    damage: str = ""  # what is wrong with the file that its reader forgave, in the reader's words
 
     @property
     def luma(self) -> np.ndarray:
@@ -153,8 +154,8 @@ def _of_file(file: io.BytesIO | io.BufferedReader, name: str, max_pixels: int) -
     if file.read(4) in TIFF_MARKS:
         from colorize_cli.photo import tiff  # not sooner: its library takes its time
 
-        pages, (first, *further) = tiff.read(file, max_pixels)
-        return Photo(tuple(pages), "TIFF", first, tuple(further), name=name, sha256=sha256)
+        pages, (first, *further), wrong = tiff.read(file, max_pixels)
+        return Photo(tuple(pages), "TIFF", first, tuple(further), name=name, sha256=sha256, damage=wrong)
     file.seek(0)
     content = file.read()
     with _opened(content, max_pixels) as image:
@@ -183,7 +184,7 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -> Photo:
-    kind = image.format or "PNG"
+    kind, mode = image.format or "PNG", image.mode
     page = _deep_page(image, content)
     if page is None:
         image.load()
@@ -196,7 +197,8 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
     height, width = page.luma.shape
     lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and not _lossless_webp(content))
     metadata = metadata.upright(turn, width, height)
-    return Photo((page,), kind, metadata, lossless=not lossy, name=name, sha256=sha256)
+    wrong = damage.of_jpeg(content, mode) if content and kind in {"JPEG", "MPO"} else ""
+    return Photo((page,), kind, metadata, lossless=not lossy, name=name, sha256=sha256, damage=wrong)
 
 
 def _scale_key(image: Image.Image, content: bytes) -> None:

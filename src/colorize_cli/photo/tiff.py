@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from colorize_cli.errors import PhotoError
-from colorize_cli.photo import exif, luma
+from colorize_cli.photo import damage, exif, luma
 from colorize_cli.photo.metadata import Metadata, of_tiff
 from colorize_cli.photo.pillow import check_pixels, opened
 
@@ -27,8 +27,8 @@ SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgro
 POINTER_NAMES = {exif.EXIF_POINTER: "ExifTag", exif.GPS_POINTER: "GPSTag"}
 
 
-def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metadata]]:
-    """Every page of a TIFF file, upright, and its metadata.
+def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metadata], str]:
+    """Every page of a TIFF file, upright, and its metadata; and what is wrong with the file, but was forgiven.
 
     Raises:
         PhotoError: only previews, more than `max_pixels` in all, or of a kind that is not known here.
@@ -37,19 +37,20 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metada
     file.seek(0)
     with tifffile.TiffFile(file) as tiff, _pillow(file) as image:
         order: exif.Order = "<" if tiff.byteorder == "<" else ">"
-        pages, metadata = [], []
+        pages, metadata, wrong = [], [], ""
         for number, page in list(_chosen(tiff, max_pixels)):
             if image is not None and _shallow(page) and int(page.compression) not in NOT_OF_PILLOW:
                 image.seek(number)
                 image.load()  # Pillow turns these upright itself
                 pages.append(luma.page_of_image(image))
+                wrong = wrong or damage.of_tiff(page)
             else:
                 tag = page.tags.get(exif.ORIENTATION)
                 deep = _deep_page(page).turned(int(tag.value) if tag else 1)
                 pages.append(deep.shallow() if _shallow(page) else deep)
             found = exif.directory(content, order, page.offset, large=tiff.is_bigtiff)
             metadata.append(of_tiff(content, found, exif.number(content, found, exif.ORIENTATION) or 1))
-        return pages, metadata
+        return pages, metadata, wrong
 
 
 def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tifffile.TiffPage]]:
