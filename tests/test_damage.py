@@ -66,7 +66,6 @@ def test_a_damaged_file_is_coloured_or_refused_in_one_line(tmp_path: Path, capfd
     ("mode", "suffix", "options", "lost"),
     [
         ("L", "jpg", {"quality": 90}, 400),
-        ("RGB", "jpg", {"quality": 90}, 400),
         ("CMYK", "jpg", {"quality": 90}, 400),
         ("L", "tif", {"compression": "tiff_adobe_deflate"}, 40),
     ],
