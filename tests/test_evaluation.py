@@ -186,7 +186,17 @@ def test_a_judge_learns_to_name_what_it_did_not_learn_from(tmp_path: Path) -> No
         name, color = (("red", (200, 60, 60)), ("blue", (60, 60, 200)))[number % 2]
         pixels = (np.array(color) + rng.integers(-40, 40, (16, 16, 3))).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}_{number}.png")
-    words = ["train", "judge", "--data", str(tmp_path / "photos"), "--cache", str(tmp_path / "cache")]
+    Image.fromarray(pixels).save(tmp_path / "photos" / "green_0.png")
+    words = [
+        "train",
+        "judge",
+        "--leave-out",
+        "green_0",
+        "--data",
+        str(tmp_path / "photos"),
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     words += ["--epochs", "60", "-o", str(tmp_path / "judge.safetensors")]
     result = CliRunner().invoke(cli, words, standalone_mode=False)
     assert "names 100.0% of the photographs it did not learn from" in result.output

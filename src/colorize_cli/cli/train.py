@@ -80,9 +80,10 @@ def export(
               help="How often it sees each of them.")  # fmt: skip
 @click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True,
               help="Where decoded photographs are kept.")  # fmt: skip
+@click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem.")
 @click.option("-o", "--output", required=True, type=FOLDER, metavar="FILE", help="The .safetensors file to write.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def judge(data: tuple[Path, ...], epochs: int, cache: Path, output: Path, seed: int) -> int:
+def judge(data: tuple[Path, ...], epochs: int, cache: Path, leave_out: tuple[str, ...], output: Path, seed: int) -> int:
     """Train the classifier by which `colorize evaluate` judges drawn colours."""
     from rich.progress import Progress
 
@@ -91,7 +92,7 @@ def judge(data: tuple[Path, ...], epochs: int, cache: Path, output: Path, seed: 
     from colorize_cli.training.judge import train_judge
 
     try:
-        photos = [cached_photos(path, cache) for path in data]
+        photos = [cached_photos(path, cache, frozenset(leave_out)) for path in data]
         with Progress(transient=True) as bar:
             task = bar.add_task("learning", total=epochs * sum(map(len, photos)))
             trained, accuracy = train_judge(
