@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from colorize_cli import workers
 from colorize_cli.config import SamplingOptions
 from colorize_cli.errors import PhotoError
 from colorize_cli.workers import WorkerPool
@@ -109,3 +110,14 @@ def test_a_copy_keeps_no_pipe_open_and_no_lock(tmp_path: Path) -> None:
     first.close()
     assert process._process.exitcode == 0  # not killed: the end of its pipe reached it
     second.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made where they are safe")
+def test_a_copy_is_renewed_after_some_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "RENEWED_AFTER", 2)
+    pool = WorkerPool(1, answer=lambda report: os.getpid())
+    try:
+        pids = [pool.run(pool.ask, print).result() for _ in range(5)]
+    finally:
+        pool.close()
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]

@@ -26,6 +26,7 @@ Report = Callable[[Any], None]
 
 OPEN_FILES = Path("/proc/self/fd")
 ATTEMPTS = 2  # to have a call answered before it is taken for what kills the processes
+RENEWED_AFTER = 100  # calls
 
 
 def default_workers() -> int:
@@ -41,7 +42,10 @@ def can_fork() -> bool:
 
 
 class WorkerPool:
-    """Calls functions in other processes; a process that dies over a call is replaced and the call tried again."""
+    """Calls functions in other processes; a process that dies over a call is replaced and the call tried again.
+
+    Copies of this process are renewed now and then: what their memory gains in gaps goes with them.
+    """
 
     def __init__(self, count: int, *, apart: bool = True, answer: Callable[..., Any] | None = None) -> None:
         """With `count` processes; or, not `apart`, with as many threads of this one, which nothing replaces.
@@ -86,12 +90,21 @@ class WorkerPool:
         for _ in range(ATTEMPTS):
             process = self._process()
             try:
-                return work(process)
+                result = work(process)
             except ProcessDied:
-                code = process.end()
-                self._processes.discard(process)
-                self._own.process = None
+                code = self._end(process)
+            else:
+                process.calls += 1
+                if self.answer is not None and process.calls >= RENEWED_AFTER:
+                    self._end(process)
+                return result
         raise PhotoError(f"{_death(code)}, {ATTEMPTS} times over this photo; it may need more memory than there is")
+
+    def _end(self, process: WorkerProcess) -> int | None:
+        """End this thread's process, for which there will be another; returns its exit code."""
+        self._processes.discard(process)
+        self._own.process = None
+        return process.end()
 
     def _process(self) -> WorkerProcess:
         process: WorkerProcess | None = getattr(self._own, "process", None)
@@ -133,6 +146,7 @@ class WorkerProcess:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, answer), daemon=True)  # type: ignore[attr-defined]
         self._copied = answer is not None
+        self.calls = 0  # that it answered
         self._process.start()
         theirs.close()  # else the end of the process would not end the pipe
 
