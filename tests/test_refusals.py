@@ -173,6 +173,9 @@ def test_a_photos_own_folder_that_cannot_be_written_to_is_told_before_the_model_
         assert result.stderr.count("\n") == count
     missing = colorize(locked / "c.jpg")
     assert "c.jpg: its folder" not in missing.stderr
+    watched = colorize("--watch", locked)
+    assert watched.exit_code == 1
+    assert f"{locked}: the output folder cannot be written to" in watched.stderr
 
 
 def test_photos_beside_which_nothing_can_be_written_hold_up_no_others(colorize, locked: Path, gray_photo: Path) -> None:

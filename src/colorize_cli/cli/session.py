@@ -129,9 +129,10 @@ class Session:
         request = self.request
         if request.dry_run or (request.output is not None and is_url(request.output)):
             return jobs
-        if request.output is not None:
+        if request.output is not None or request.watch:
             if jobs or request.watch:
-                check_output(request.output)
+                for folder in request.inputs if request.output is None else [request.output]:
+                    check_output(folder)
             return jobs
         closed = shut_out(jobs, force=request.force)
         for source, problem in closed.items():
