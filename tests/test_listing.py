@@ -87,10 +87,19 @@ def test_each_photo_is_listed_once_however_often_it_is_given(scans: Path, monkey
 def test_linked_folders_are_followed_and_loops_are_not(scans: Path) -> None:
     (scans / "sub" / "up").symlink_to(scans)
     (scans / "other").symlink_to(scans / "sub" / "deeper")
-    (scans / "dangling.jpg").symlink_to(scans / "nothing")
     listing = list_photos([str(scans)], recursive=True)
     assert sorted(Path(place).name for place in places(listing)) == ["a.PNG", "b.jpg", "c.tif", "d.webp"]
     assert len(list_photos([str(scans / "**" / "*")]).entries) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_a_link_to_a_photo_that_is_gone_is_no_less_wanted(colorize, tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    result = colorize(tmp_path, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "gone.jpg: no such file" in result.stderr
+    assert result.stderr.count("\n") == 2
 
 
 def test_names_of_a_list_keep_their_folders(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 
+from colorize_cli import ray_engine
+from colorize_cli.checkpoints import file_sha256
+from colorize_cli.config import SamplingOptions
+from colorize_cli.errors import OptionError
+from colorize_cli.naming import Job
+from colorize_cli.planning import Todo
+from colorize_cli.steps import Shaping, look
 from tests.conftest import write_gray
 from tests.test_batch import lines, once, pictures
 
@@ -105,3 +115,29 @@ def test_ray_needs_an_output_folder(colorize, box: Path) -> None:
     result = colorize(box, "--engine", "ray")
     assert result.exit_code == 2
     assert "--output" in result.exception.format_message()
+
+
+def test_a_cluster_that_cannot_be_reached_is_told_at_once() -> None:
+    with socket.socket() as nobody:  # bound, but not listening
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        for named in (address, f"ray://{address}"):
+            with pytest.raises(OptionError, match=f"no Ray cluster answers at {named} .*; check --address"):
+                ray_engine._check_reachable(named)
+    for left_to_ray in (None, "auto", "local"):
+        ray_engine._check_reachable(left_to_ray)
+
+
+def test_what_is_looked_at_is_not_drawn_once_the_run_is_to_stop(
+    tiny_model: Path, gray_photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_import_ray", lambda: SimpleNamespace(get=lambda answer: answer))
+    sampling, shaping = SamplingOptions(1), Shaping()
+    digest = file_sha256(tiny_model / "model.json")
+    job = Job(str(gray_photo), str(gray_photo.parent), "photo", "photo.jpg")
+    work = ray_engine._Work(0, Todo(job), look(str(gray_photo), shaping))
+    for stopped in (False, True):
+        ledger = SimpleNamespace(is_stopped=SimpleNamespace(remote=lambda stopped=stopped: stopped))
+        painter = ray_engine._Painter(str(tiny_model), digest, "cpu", "float32", 1, sampling, shaping, ledger)
+        (content,) = painter({"work": [pickle.dumps(work)]})["work"]
+        assert (pickle.loads(content).drawn is None) == stopped

@@ -134,7 +134,7 @@ class _Search:
             elif path.is_dir():
                 if "**" not in parts:  # whose matches are also the folders of what it matches
                     self.folder(str(path), f"{relative.as_posix()}/")
-            elif path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
+            elif path.suffix.lower() in PHOTO_SUFFIXES and _may_be_read(path):
                 self.add(str(path), relative.as_posix())
             else:
                 self.listing.others += 1
@@ -177,8 +177,13 @@ class _Search:
                 subfolders.append((item.path, f"{place}{item.name}/"))
             elif item.name == MANIFEST:
                 self.listing.manifests.append(os.path.dirname(item.path))
-            elif os.path.splitext(item.name)[1].lower() in PHOTO_SUFFIXES and item.is_file():
+            elif os.path.splitext(item.name)[1].lower() in PHOTO_SUFFIXES and _may_be_read(item):
                 self.add(item.path, f"{place}{item.name}")
             else:
                 self.listing.others += 1
         return subfolders
+
+
+def _may_be_read(item: os.DirEntry[str] | Path) -> bool:
+    """Whether it is a file, or a link to one, be it gone: that is told when it is opened."""
+    return item.is_file() or (item.is_symlink() and not os.path.exists(item))

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 import threading
 import warnings
 from collections import Counter
@@ -44,6 +45,7 @@ ACTOR_CPUS = 0.5
 TASK_CPUS = 0.25
 SAMPLES_TOGETHER = 4  # of several photos, handed to a model at once
 MOST_BLOCKS = 20_000  # one photo a block for as many, so that all machines have something to do
+CONNECT_SECONDS = 10  # until a cluster is taken for unreachable
 STOP_SECONDS = 0.2  # between looks at whether to stop
 
 Row = dict[str, Any]  # {"work": a pickled _Work}
@@ -96,6 +98,7 @@ class RayEngine:
         ray = _import_ray()
         warnings.filterwarnings("ignore", module=r"ray\.")  # of its own settings, and of short runs
         if not ray.is_initialized():
+            _check_reachable(self.address)
             try:
                 ray.init(self.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -117,7 +120,7 @@ class RayEngine:
         progress: Callable[[str, float], None],
         should_stop: Callable[[], bool],
     ) -> Iterator[Outcome]:
-        """As `batch.Engine` says; there is no progress but outcomes."""
+        """As `batch.Engine` says; there is no progress but outcomes, and the name of the photo that has its own."""
         waiting = dict(enumerate(todos))
         for todo in waiting.values():
             destination.begin(todo, todo.job.outputs(self.facts.samples, os.path.splitext(todo.job.source)[1]))
@@ -130,6 +133,7 @@ class RayEngine:
                     todo = waiting.pop(work.number)
                     self.facts = work.facts or self.facts
                     if work.outcome is not None:
+                        progress(todo.job.source, 0.0)
                         yield destination.record(todo, work.outcome, self.facts)
             except ColorizeError:
                 raise
@@ -157,7 +161,7 @@ class RayEngine:
             """It has its arguments with it: from the object store they might be gone when an actor starts anew."""
 
             def __init__(self) -> None:
-                super().__init__(*arguments)
+                super().__init__(*arguments, ledger)
 
         dataset = ray.data.from_items(rows, override_num_blocks=max(1, blocks))
         dataset = dataset.map(_look, fn_args=(self.shaping, remote, self.facts.samples, ledger), num_cpus=TASK_CPUS)
@@ -211,6 +215,7 @@ class _Painter:
         threads: int,
         sampling: SamplingOptions,
         shaping: Shaping,
+        ledger: Any,
     ) -> None:
         import torch
 
@@ -221,13 +226,13 @@ class _Painter:
         self.colorizer.forks = False  # Ray has threads of its own in this process
         if self.colorizer.model.sha256 != model_sha256:
             raise ModelError(f"{model} is another model on this node: its sha256 is {self.colorizer.model.sha256}")
-        self.sampling, self.shaping = sampling, shaping
+        self.sampling, self.shaping, self.ledger = sampling, shaping, ledger
         self.facts = colorizer_facts(self.colorizer, sampling, shaping, dtype)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         works: list[_Work] = [pickle.loads(content) for content in batch["work"]]
         group = [(work, work.look) for work in works if work.outcome is None and work.look is not None]
-        if group:
+        if group and not _import_ray().get(self.ledger.is_stopped.remote()):
             pairs = [(work.todo, look) for work, look in group]
             photos = draw(
                 self.colorizer, pairs, self.sampling, self.shaping, lambda name, part: None, self.colorizer.predict
@@ -269,6 +274,9 @@ class _Ledger:
 
     def stop(self) -> None:
         self.stopped = True
+
+    def is_stopped(self) -> bool:
+        return self.stopped
 
     def begin(self, stage: str, number: int) -> tuple[int, bool]:
         """How often a stage of a photo was begun, this time included, and whether the run is to stop."""
@@ -316,6 +324,17 @@ def _description_facts(
         dtypes={},
         threads=threads,
     )
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raises `OptionError` where nothing listens at `host:port`: Ray itself would ask there for many minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise OptionError(f"no Ray cluster answers at {address} ({_reason(error)}); check --address") from error
 
 
 def _reason(error: Exception) -> str:

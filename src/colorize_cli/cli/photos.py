@@ -148,6 +148,8 @@ def photos(
             with click.open_file(from_file, "rb") as file:
                 named = read_names(file.read())
         reporter = Reporter(quiet=quiet, as_json=as_json, table=not streams.to_output, aliases=streams.aliases)
+        if not named and not inputs:
+            reporter.say("nothing to colour: the list is empty")
         shaping = Shaping(saturation, size, written, max_pixels)
         request = Request(
             sampling, shaping, streams.inputs, named, streams.output, keeps_manifest=not streams.to_output, **options

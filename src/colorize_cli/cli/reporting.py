@@ -153,7 +153,9 @@ class Reporter:
             _print_table(rows)
         sums = [f"{self.counts[status]} {status}" for status in ("written", "planned", "failed") if self.counts[status]]
         sums += [f"{count} skipped ({SKIPPED[why]})" for why, count in sorted(self.skipped.items())]
-        sums += [f"{count} files passed over ({what})" for what, count in self.passed_over.items() if count]
+        sums += [
+            f"{count} file{'s' * (count > 1)} passed over ({what})" for what, count in self.passed_over.items() if count
+        ]
         if len(sums) > 1 or self.finished > 1:
             click.echo(f"{', '.join(sums)}; {_duration((time.monotonic() - self._started) / 60)}")
 
