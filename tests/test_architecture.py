@@ -76,7 +76,17 @@ ALLOWED: dict[str, set[str]] = {
     "judge": {"photo"},
     "evaluation": {"chroma", "colorizer", "judge", "metrics", "models", "palette", "photo", "views"},
     "tf_checkpoint": set(),
-    "training": {"backbone_import", "checkpoints", "judge", "models", "palette", "photo", "sampling", "training"},
+    "training": {
+        "atomic",
+        "backbone_import",
+        "checkpoints",
+        "judge",
+        "models",
+        "palette",
+        "photo",
+        "sampling",
+        "training",
+    },
     "cli": {
         "__init__",
         "backbone_import",

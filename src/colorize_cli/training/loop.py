@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from colorize_cli.atomic import replacing
 from colorize_cli.errors import OptionError
 from colorize_cli.training.batches import Task
 from colorize_cli.training.journal import LOG, VALIDATION, Journal
@@ -58,16 +57,6 @@ def learning_rate(options: TrainingOptions, step: int, done: float) -> float:
     warm = min(1.0, (step + 1) / options.warmup_steps)
     floor = options.final_fraction
     return options.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
-
-
-def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write `state` beside `path` and rename it: a killed process leaves the old file or the new."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def run_training(
@@ -118,17 +107,16 @@ def run_training(
     def save() -> None:
         if rank > 0:
             return
-        save_atomically(
-            {
-                "masters": masters,
-                "average": average,
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "seconds": seconds,
-                "averaged": averaged,
-            },
-            checkpoint,
-        )
+        state = {
+            "masters": masters,
+            "average": average,
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": seconds,
+            "averaged": averaged,
+        }
+        with replacing(checkpoint) as file:
+            torch.save(state, file)
 
     def validate() -> None:
         if journal is None:
