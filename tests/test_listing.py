@@ -114,6 +114,12 @@ def test_a_list_is_split_at_nul_bytes_if_it_has_any() -> None:
     assert read_names(b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
 
 
+def test_an_empty_list_says_that_there_is_nothing_to_colour(colorize, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").touch()
+    result = colorize("--from-file", tmp_path / "list.txt", "-o", tmp_path / "out")
+    assert (result.exit_code, result.stderr) == (0, "nothing to colour: the list is empty\n")
+
+
 def named(*sources: str, output: str | None = "out") -> list[str]:
     jobs = name_jobs([Entry(source, Path(source).name) for source in sources], output)
     return [job.outputs(1, ".png")[0] for job in jobs]
