@@ -284,6 +284,15 @@ def test_a_photo_whose_file_changed_is_coloured_again(colorize, tmp_path: Path) 
         assert image.size == (60, 50)
 
 
+def test_a_photo_of_another_time_but_the_same_bytes_is_done(colorize, tmp_path: Path) -> None:
+    photo = write_gray(tmp_path / "photo.png", 40, 30)
+    words = (photo, "-o", tmp_path / "out", "-n", 1)
+    colorize(*words)
+    os.utime(photo, (0, 0))
+    result = colorize(*words)
+    assert (result.exit_code, len(lines(tmp_path / "out"))) == (0, 1)
+
+
 def test_a_foreign_file_of_a_pictures_name_is_never_written_over(colorize, tmp_path: Path) -> None:
     photo = write_gray(tmp_path / "photo.png", 40, 30)
     (tmp_path / "out").mkdir()

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from colorize_cli.checkpoints import file_sha256, find_model, load_model, save_model, shipped_models
+from colorize_cli.checkpoints import find_model, load_model, save_model, shipped_models
+from colorize_cli.digests import file_sha256
 from colorize_cli.errors import ModelError
 from tests.conftest import TINY, random_stage
 

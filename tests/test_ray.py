@@ -16,8 +16,8 @@ import pytest
 import ray
 
 from colorize_cli import ray_engine
-from colorize_cli.checkpoints import file_sha256
 from colorize_cli.config import SamplingOptions
+from colorize_cli.digests import file_sha256
 from colorize_cli.errors import OptionError
 from colorize_cli.naming import Job
 from colorize_cli.planning import Todo

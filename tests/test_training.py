@@ -362,7 +362,7 @@ def test_a_fresh_spatial_upsampler_gives_the_levels_it_is_fed() -> None:
 
 def test_windows_lie_on_the_canvas_and_come_in_three_shapes() -> None:
     rng = np.random.default_rng(0)
-    windows = [draw_window(rng, 64, 32) for _ in range(60)]
+    windows = [draw_window(rng, 64, 32)[0] for _ in range(60)]
     assert {(w.height, w.width) for w in windows} == {(32, 32), (64, 16), (16, 64)}
     assert all(w.top + w.height <= 64 and w.left + w.width <= 64 for w in windows)
     assert isinstance(TINY["core"], CoreConfig)

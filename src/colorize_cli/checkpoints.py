@@ -6,7 +6,6 @@ its own. `model.json` gives each stage's architecture and the sha256 of each fil
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from colorize_cli.config import (
     SpatialUpsamplerConfig,
     StageConfig,
 )
+from colorize_cli.digests import file_sha256
 from colorize_cli.errors import ModelError
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
@@ -104,12 +104,6 @@ def _download(name: str) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"no folder {name!r}, and it cannot be had from the hub ({reason}); shipped models: {known}"
         raise ModelError(message) from error
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

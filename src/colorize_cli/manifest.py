@@ -36,6 +36,7 @@ class Record:
     outputs: tuple[str, ...]  # relative to the folder
     input_bytes: int | None  # None where the photo could not be had
     input_mtime_ns: int | None
+    sha256: str  # of the photo's file; empty where the photo failed
     error: str
     final: bool  # a failure that only --retry-failed tries again
 
@@ -93,6 +94,7 @@ class Manifest:
                 outputs=tuple(values["outputs"]),
                 input_bytes=values["input_bytes"],
                 input_mtime_ns=values["input_mtime_ns"],
+                sha256=values.get("sha256", ""),
                 error=values.get("error", ""),
                 final=values.get("final", True),
             )

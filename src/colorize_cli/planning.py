@@ -9,6 +9,7 @@ from pathlib import Path
 
 from colorize_cli import storage
 from colorize_cli.atomic import check_writable, sweep
+from colorize_cli.digests import file_sha256
 from colorize_cli.errors import OutputError
 from colorize_cli.listing import Listing
 from colorize_cli.locations import below, identity, is_url
@@ -197,11 +198,16 @@ def sweep_folders(todos: Iterable[Todo]) -> None:
 
 
 def file_changed(source: str, record: Record) -> bool:
-    """Whether a photo's file is not the one that a record tells of, by its size and time; never asked of a URL."""
+    """Whether a photo's file is not the one that a record tells of; never asked of a URL.
+
+    By its size and time; where only the time is another, as in a copy, by its sha256.
+    """
     if is_url(source):
         return False
     try:
         status = os.stat(source)
+        if status.st_size != record.input_bytes:
+            return True
+        return status.st_mtime_ns != record.input_mtime_ns and file_sha256(Path(source)) != record.sha256
     except OSError:
         return record.input_bytes is not None
-    return (status.st_size, status.st_mtime_ns) != (record.input_bytes, record.input_mtime_ns)

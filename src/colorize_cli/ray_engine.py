@@ -309,7 +309,8 @@ def _description_facts(
     model: str, sampling: SamplingOptions, shaping: Shaping, device: str, dtype: str, threads: int
 ) -> RunFacts:
     """What is recorded with every photo, as far as it is known without loading the model."""
-    from colorize_cli.checkpoints import DESCRIPTION, file_sha256, find_model, read_description
+    from colorize_cli.checkpoints import DESCRIPTION, find_model, read_description
+    from colorize_cli.digests import file_sha256
 
     folder = find_model(model)
     description = read_description(folder)

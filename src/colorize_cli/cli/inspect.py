@@ -90,7 +90,7 @@ def _rows(record: Provenance) -> list[tuple[str, str]]:
 
 def _photo_of(record: Provenance, picture: Path) -> Path | None:
     """The photo of a picture, if it lies here or beside it."""
-    from colorize_cli.checkpoints import file_sha256
+    from colorize_cli.digests import file_sha256
 
     for path in (Path(record.input), picture.parent / record.input):
         with contextlib.suppress(OSError):  # a name that no file can have here, a file that may not be read
@@ -101,7 +101,8 @@ def _photo_of(record: Provenance, picture: Path) -> Path | None:
 
 def _model_of(record: Provenance) -> str | None:
     """The model of a picture by its name, if it is a shipped one or a folder here."""
-    from colorize_cli.checkpoints import DESCRIPTION, file_sha256, shipped_models
+    from colorize_cli.checkpoints import DESCRIPTION, shipped_models
+    from colorize_cli.digests import file_sha256
 
     path = shipped_models().get(record.model, Path(record.model)) / DESCRIPTION
     with contextlib.suppress(OSError):
@@ -117,7 +118,8 @@ def _checks(record: Provenance, photo: Path | None, model: str | None) -> tuple[
     """
     import torch
 
-    from colorize_cli.checkpoints import DESCRIPTION, file_sha256, find_model
+    from colorize_cli.checkpoints import DESCRIPTION, find_model
+    from colorize_cli.digests import file_sha256
 
     problems, notes = [], []
     if photo is None and record.input == STANDARD_INPUT:

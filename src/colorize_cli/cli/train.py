@@ -162,6 +162,9 @@ CORE_OPTIONS = [
                  help="Teach it to see in gray photographs what --backbone sees in colour ones: the weight of that."),
     click.option("--parallel-weight", type=click.FloatRange(0, 1), metavar="W",
                  help="Share of the parallel head in the loss.  [default: encoder 1, decoders 0, joint 0.01]"),
+    click.option("--encoder-window", type=click.IntRange(min=8), metavar="N",
+                 help="Side of the piece that the encoder and its parallel head see, around that of the decoders.  "
+                      "[default: --window]"),
     click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True,
                  help="Share of the decoders' colour inputs replaced by another pixel's."),
 ]  # fmt: skip
@@ -327,7 +330,8 @@ def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCa
             teacher = start.published_backbone(options["backbone"]).to(options["device"], options["dtype"])
         return CoreTask(
             sources, validation, batch=options["batch"], phase=options["phase"], window=window,
-            parallel_weight=options["parallel_weight"], drop_colors=options["drop_colors"],
+            encoder_window=options["encoder_window"], parallel_weight=options["parallel_weight"],
+            drop_colors=options["drop_colors"],
             teacher=teacher, distillation=options["distillation"],
             device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
         )  # fmt: skip

@@ -34,6 +34,10 @@ class Window(NamedTuple):
         """The window's part of `(B, H, W, ...)`."""
         return x[:, self.top : self.top + self.height, self.left : self.left + self.width]
 
+    def within(self, outer: Window) -> Window:
+        """The same window, in pixels from the corner of `outer`, which holds it."""
+        return self._replace(top=self.top - outer.top, left=self.left - outer.left)
+
 
 def table_embedding(rows: int, hidden: int) -> nn.Embedding:
     """A look-up table of unit variance.

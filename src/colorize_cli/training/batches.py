@@ -64,16 +64,29 @@ def draw_photo(sources: list[Source], rng: np.random.Generator) -> np.ndarray:
     return photos[int(rng.integers(len(photos)))]
 
 
-def draw_window(rng: np.random.Generator, size: int, side: int) -> Window:
-    """A piece of a `size` x `size` canvas with the area of a square of `side`: that square, or a strip of full length.
+def draw_window(rng: np.random.Generator, size: int, side: int, inner: int | None = None) -> tuple[Window, Window]:
+    """A piece of a `size` x `size` canvas with the area of a square of `side`: that square, or a strip of full length;
+    and a piece of that piece, of the same form, with the area of a square of `inner`.
 
     The strips show attention all distances at the price of the square.
     """
-    side = min(side, size)
-    strip = max(1, side * side // size)
-    height, width = ((side, side), (size, strip), (strip, size))[int(rng.integers(3))]
-    top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
-    return Window(top, left, height, width)
+    form = int(rng.integers(3))
+
+    def sides(side: int) -> tuple[int, int]:
+        side = min(side, size)
+        strip = max(1, side * side // size)
+        return ((side, side), (size, strip), (strip, size))[form]
+
+    def place(length: int, room: int) -> int:
+        return int(rng.integers(room - length + 1))
+
+    height, width = sides(side)
+    outer = Window(place(height, size), place(width, size), height, width)
+    if inner is None or inner >= side:
+        return outer, outer
+    height, width = sides(inner)
+    top, left = outer.top + place(height, outer.height), outer.left + place(width, outer.width)
+    return outer, Window(top, left, height, width)
 
 
 def count_table(sources: list[Source], size: int, photos: int = 4000, seed: int = 0) -> Tensor:

@@ -46,6 +46,7 @@ class CoreTask:
         batch: int,
         phase: str,
         window: int = CORE_SIZE,
+        encoder_window: int | None = None,
         device: str = "cpu",
         parallel_weight: float | None = None,
         drop_colors: float = 0.0,
@@ -56,7 +57,7 @@ class CoreTask:
         seed: int = 0,
     ) -> None:
         self.sources, self.validation, self.batch = sources, validation, batch
-        self.phase, self.window = phase, window
+        self.phase, self.window, self.encoder_window = phase, window, max(window, encoder_window or 0)
         if parallel_weight is None or phase == "decoders":  # whose encoder stands still, whatever it is told
             parallel_weight = PARALLEL_WEIGHTS[phase]
         self.parallel_weight = parallel_weight
@@ -99,12 +100,12 @@ class CoreTask:
         size = model.config.resolution
         samples = [core_sample(draw_photo(self.sources, rng), rng, size) for rng in streams]
         gray, eye, bins = self.tensors(samples)
-        window = draw_window(random.shared, size, self.window)
+        around, window = draw_window(random.shared, size, self.encoder_window, self.window)
         with torch.set_grad_enabled(self.phase != "decoders"):
             maps = self.look(model, eye)
             seen = None if maps is None or model.encoder.neck is None else model.encoder.neck(maps)
-            context = model.encoder(gray, seen, window)
-        gray, bins = window.cut(gray), window.cut(bins)
+            context = model.encoder(gray, seen, around)
+        gray, bins = around.cut(gray), around.cut(bins)
         figures: dict[str, float] = {}
         total = context.new_zeros((), dtype=torch.float32)
         weight = self.parallel_weight
@@ -114,6 +115,8 @@ class CoreTask:
             total = total + weight * parallel
             figures["parallel_bits"] = parallel.item()
         if weight < 1:
+            inner = window.within(around)
+            context, bins = inner.cut(context), inner.cut(bins)
             logits = model.decode(context, self.corrupt(bins, streams), window)
             bits = F.cross_entropy(logits.flatten(0, 2).float(), bins.flatten()) * BITS
             total = total + (1 - weight) * bits

@@ -89,7 +89,7 @@ class UpsamplerTask:
         """Cross entropy in bits per dimension of a window of one channel a photo."""
         assert isinstance(model, ChannelUpsampler)
         random = StepRandom(self.seed, step)
-        window = draw_window(random.shared, model.config.resolution, self.window)
+        window, _ = draw_window(random.shared, model.config.resolution, self.window)
         symbols, grays, targets = [], [], []
         for place in places:
             rng = random.of_photo(place)
