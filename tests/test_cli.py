@@ -129,7 +129,7 @@ def test_a_picture_of_ours_is_passed_over_aloud_but_coloured_from_standard_input
     for words in ((), ("--json",)):
         result = colorize(picture, "-n", 1, *words)
         assert (result.exit_code, result.stdout) == (0, "")
-        assert result.stderr == "nothing to colour: 1 files were made by this tool and are passed over\n"
+        assert result.stderr == "nothing to colour: 1 file was made by this tool and is passed over\n"
     words = ["-", "-n", "1", "-o", "-", "--model", str(tiny_model)]
     result = CliRunner().invoke(cli, words, input=picture.read_bytes(), standalone_mode=False)
     assert (result.return_value, result.stdout_bytes[:3]) == (0, b"\xff\xd8\xff")

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from colorize_cli.atomic import replacing
 from colorize_cli.config import (
     MOST_GUIDANCE,
     STAGES,
@@ -241,7 +242,7 @@ def save_model(
 ) -> None:
     """Write a model folder of the three stages, weights rounded to `dtype`.
 
-    Files are written beside their names and renamed; `model.json` comes last.
+    Each file is there whole or not at all; `model.json` comes last.
     """
     assert set(stages) == set(STAGES)
     folder.mkdir(parents=True, exist_ok=True)
@@ -251,10 +252,8 @@ def save_model(
         digests = {}
         for stem, tensors in _files(stage, module).items():
             path = folder / f"{stem}.safetensors"
-            temporary = path.with_suffix(".tmp")
-            save_file({key: value.detach().to(dtype).contiguous() for key, value in tensors.items()}, temporary)
-            temporary.chmod(0o644)  # safetensors lets only its owner read
-            temporary.replace(path)
+            with replacing(path) as file:
+                file.write(save({key: value.detach().to(dtype).contiguous() for key, value in tensors.items()}))
             digests[stem] = file_sha256(path)
         config = module.config
         assert isinstance(config, StageConfig)
@@ -266,6 +265,5 @@ def save_model(
         "guidance": guidance,
         "stages": described,
     }
-    temporary = folder / "model.tmp"
-    temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / DESCRIPTION)
+    with replacing(folder / DESCRIPTION) as file:
+        file.write((json.dumps(description, indent=2) + "\n").encode())

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from colorize_cli.atomic import replacing
 from colorize_cli.errors import ModelError
 from colorize_cli.photo import squash
 
@@ -100,10 +101,8 @@ def save_judge(judge: Judge, path: Path) -> None:
         for name, value in judge.state_dict().items()
         if value.is_floating_point()
     }
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"classes": json.dumps(judge.classes)})
-    temporary.chmod(0o644)
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(save(tensors, metadata={"classes": json.dumps(judge.classes)}))
 
 
 def load_judge(path: Path) -> Judge:

@@ -105,7 +105,8 @@ class Session:
         listing = list_photos(self.request.inputs, recursive=self.request.recursive, named=self.request.named)
         own = set_own_aside(listing, manifest, but=self.reporter.aliases)
         if own and not listing.entries:
-            self.reporter.say(f"nothing to colour: {own} files were made by this tool and are passed over")
+            files = "1 file was made by this tool and is" if own == 1 else f"{own} files were made by this tool and are"
+            self.reporter.say(f"nothing to colour: {files} passed over")
         for source, problem in listing.problems:
             self.reporter.outcome(Outcome(source, "failed", error=problem))
         passed_over = {"made by this tool": own, "hidden": listing.hidden, "no photos": listing.others}

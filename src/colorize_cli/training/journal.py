@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+from colorize_cli.atomic import replacing
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -66,7 +69,7 @@ def rewind(path: Path, step: int) -> None:
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
     kept = rows[:1] + [row for row in rows[1:] if len(row) == len(rows[0]) and float(row[0]) <= step]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        csv.writer(file).writerows(kept)
-    temporary.replace(path)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(kept)
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
