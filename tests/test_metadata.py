@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,20 @@ def test_the_shape_of_a_pixel_stays_where_there_is_no_resolution(tmp_path: Path,
             assert [out.tag_v2[tag] for tag in (exif_block.UNIT, exif_block.ACROSS, exif_block.DOWN)] == [1, 3, 2]
     if suffix != ".tif":
         assert photo.metadata.upright(6, 40, 60).aspect == (2, 3)
+
+
+@pytest.mark.parametrize(("said", "density"), [((300000, 200000), (3, 2)), ((2**32 - 1, 1), (1, 1))])
+def test_a_shape_of_a_pixel_that_no_jpeg_can_hold_is_rounded_or_dropped(
+    tmp_path: Path, said: tuple[int, int], density: tuple[int, int]
+) -> None:
+    Image.fromarray(LUMA).save(tmp_path / "in.png")
+    content = (tmp_path / "in.png").read_bytes()
+    chunk = b"pHYs" + struct.pack(">IIB", *said, 0)  # which Pillow does not write; after the header of 33 bytes
+    chunk = struct.pack(">I", 9) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "in.png").write_bytes(content[:33] + chunk + content[33:])
+    again(open_photo(tmp_path / "in.png"), tmp_path / "out.jpg")
+    with Image.open(tmp_path / "out.jpg") as out:
+        assert (out.info["jfif_unit"], out.info["jfif_density"]) == (0, density)
 
 
 @pytest.mark.parametrize("kind", ["<", ">"])
