@@ -20,7 +20,7 @@ from PIL import Image
 
 from colorize_cli.checkpoints import load_model
 from colorize_cli.cli import cli
-from colorize_cli.config import BackboneConfig, CoreConfig, SpatialUpsamplerConfig
+from colorize_cli.config import BackboneConfig, CoreConfig, SpatialUpsamplerConfig, StageConfig
 from colorize_cli.models.backbone import EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
@@ -54,10 +54,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoCache:
     return cached_photos(write_colors(root / "photos"), root / "cache")
 
 
-def tiny_run(photos: PhotoCache, folder: Path, phase: str, steps: int) -> dict[str, float]:
+def tiny_run(
+    photos: PhotoCache, folder: Path, phase: str, steps: int, config: StageConfig = TINY["core"]
+) -> dict[str, float]:
     """Train `steps` steps more than the run in `folder` has; returns its last validation."""
     torch.manual_seed(0)
-    config = TINY["core"]
     model = cast(ColTranCore, fresh_stage(config, gray_bias=torch.zeros(256, 512)))
     choose_learned(model, phase, unfreeze_backbone=False)
     task = CoreTask([Source(photos, 1.0)], {"val": photos}, batch=2, phase=phase, window=16, validation_photos=4,
@@ -308,6 +309,25 @@ def test_exporting_one_run_over_a_base_keeps_the_bases_other_stages(tiny_model: 
     assert "no run of core, spatial_upsampler" in result.output
 
 
+def test_runs_of_one_stage_are_exported_as_the_mean_of_their_weights(
+    photos: PhotoCache, tiny_model: Path, tmp_path: Path
+) -> None:
+    for name, steps in (("a", 2), ("b", 4)):
+        tiny_run(photos, tmp_path / name, "joint", steps)
+    words = ["train", "export", str(tmp_path / "a"), str(tmp_path / "b"), "--base", str(tiny_model)]
+    result = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "model")])
+    assert result.exit_code == 0, result.output
+    found = load_model(str(tmp_path / "model")).core.state_dict()
+    a, b = (averaged_stage(tmp_path / name)[1].state_dict() for name in "ab")
+    assert not torch.equal(a["head.weight"], b["head.weight"])
+    assert all(torch.equal(found[key].float(), ((a[key] + b[key]) / 2).bfloat16().float()) for key in a)
+    tiny_run(photos, tmp_path / "other", "joint", 0, replace(TINY["core"], feed_forward=32))  # type: ignore[arg-type]
+    result = CliRunner().invoke(cli, [*words, str(tmp_path / "other"), "-o", str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert "has other sizes" in result.output
+    assert not (tmp_path / "none").exists()
+
+
 def test_folders_and_archives_give_the_same_photos(tmp_path: Path) -> None:
     folder = write_colors(tmp_path / "photos", 3)
     with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
@@ -365,4 +385,19 @@ def test_windows_lie_on_the_canvas_and_come_in_three_shapes() -> None:
     windows = [draw_window(rng, 64, 32)[0] for _ in range(60)]
     assert {(w.height, w.width) for w in windows} == {(32, 32), (64, 16), (16, 64)}
     assert all(w.top + w.height <= 64 and w.left + w.width <= 64 for w in windows)
+    pixels = torch.arange(64 * 64).view(1, 64, 64)
+    for outer, inner in (draw_window(rng, 64, 32, 16) for _ in range(60)):
+        assert outer.height * outer.width == 4 * inner.height * inner.width
+        assert torch.equal(inner.within(outer).cut(outer.cut(pixels)), inner.cut(pixels))
+
+
+def test_the_encoder_may_see_more_of_the_canvas_than_the_decoders(photos: PhotoCache) -> None:
+    core = cast(ColTranCore, fresh_stage(TINY["core"], gray_bias=torch.zeros(256, 512)))
+    sources = [Source(photos, 1.0)]
+    tasks = [CoreTask(sources, {}, batch=1, phase="joint", window=16, encoder_window=side) for side in (None, 16, 64)]
+    same, alike, wide = (task.loss(core, 0, range(1))[1] for task in tasks)
+    assert same == alike
+    whole = CoreTask(sources, {}, batch=1, phase="encoder", window=64).loss(core, 0, range(1))[1]
+    assert wide["parallel_bits"] == pytest.approx(whole["parallel_bits"])
+    assert wide["bits"] != same["bits"]
     assert isinstance(TINY["core"], CoreConfig)

@@ -44,10 +44,10 @@ def train() -> None:
 def export(
     runs: tuple[Path, ...], output: Path, base: str | None, temperature: float | None, guidance: float | None
 ) -> int:
-    """Write a model folder from the averaged weights of RUNs, one a stage."""
+    """Write a model folder from the averaged weights of RUNs; those of one stage are averaged once more."""
     from colorize_cli import config
     from colorize_cli.checkpoints import load_model, save_model
-    from colorize_cli.training.start import averaged_stage
+    from colorize_cli.training.start import stages_of_runs
 
     try:
         stages: dict[str, nn.Module] = {}
@@ -56,7 +56,7 @@ def export(
             stages = {stage: getattr(model, stage) for stage in config.STAGES}
             temperature = model.temperature if temperature is None else temperature
             guidance = model.guidance if guidance is None else guidance
-        stages |= dict(averaged_stage(run) for run in runs)
+        stages |= stages_of_runs(runs)
         missing = set(config.STAGES) - set(stages)
         if missing:
             raise ColorizeError(f"no run of {', '.join(sorted(missing))} is given; give one, or a model by --base")

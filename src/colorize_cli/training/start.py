@@ -6,7 +6,7 @@ import json
 import math
 import pickle
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +238,26 @@ def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
     state = torch.load(path, weights_only=True)
     module.load_state_dict({**state["masters"], **state["average"]}, strict=True)
     return stage, module
+
+
+def stages_of_runs(folders: Sequence[Path]) -> dict[str, nn.Module]:
+    """The stages that runs trained, by name; of several runs of one stage the mean of their weights.
+
+    Runs of which one began where the other ended, or both at the same weights, have a mean that is often better than
+    either (a model soup, Wortsman et al. 2022).
+
+    Raises:
+        ModelError: a folder is no run, or two of a stage have other sizes.
+    """
+    modules: dict[str, list[nn.Module]] = {}
+    for folder in folders:
+        stage, module = averaged_stage(folder)
+        others = modules.setdefault(stage, [])
+        if others and module.config != others[0].config:
+            raise ModelError(f"{folder}: another run of this stage has other sizes; there is no mean of the two")
+        others.append(module)
+    for first, *others in modules.values():
+        for name, tensor in first.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.stack([tensor, *(other.state_dict()[name] for other in others)]).mean(dim=0))
+    return {stage: first for stage, (first, *_) in modules.items()}
