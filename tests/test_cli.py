@@ -111,14 +111,26 @@ def test_a_photo_from_standard_input_goes_to_standard_output(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-def test_a_standard_output_that_takes_no_more_is_told_in_one_line(gray_photo: Path, tiny_model: Path) -> None:
-    words = [Path(sys.executable).with_name("colorize"), gray_photo, "-n", "1", "--model", tiny_model, "-q", "-o", "-"]
+@pytest.mark.parametrize(
+    ("wanted", "and_then"),
+    [(("-q", "-o", "-"), ""), (("--json",), "; stopped, start the same command again when that is mended"), ((), "")],
+)
+def test_a_standard_output_that_takes_no_more_is_told_in_one_line(
+    gray_photo: Path, tiny_model: Path, wanted: tuple[str, ...], and_then: str
+) -> None:
+    words = [Path(sys.executable).with_name("colorize"), gray_photo, "-n", "1", "--model", tiny_model, *wanted]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
         1,
-        "error: standard output: cannot be written (No space left on device)\n",
+        f"error: standard output: cannot be written (No space left on device){and_then}\n",
     )
+
+
+def test_names_are_shown_as_they_are(colorize, tmp_path: Path) -> None:
+    (tmp_path / ":dog: [red]x.png").write_bytes(b"none")
+    result = colorize(tmp_path / ":dog: [red]x.png", "-o", tmp_path / "out")
+    assert f"error: {tmp_path}/:dog: [red]x.png: not a photo" in result.stderr
 
 
 def test_a_picture_of_ours_is_passed_over_aloud_but_coloured_from_standard_input(

@@ -137,7 +137,36 @@ def test_what_is_looked_at_is_not_drawn_once_the_run_is_to_stop(
     job = Job(str(gray_photo), str(gray_photo.parent), "photo", "photo.jpg")
     work = ray_engine._Work(0, Todo(job), look(str(gray_photo), shaping))
     for stopped in (False, True):
-        ledger = SimpleNamespace(is_stopped=SimpleNamespace(remote=lambda stopped=stopped: stopped))
-        painter = ray_engine._Painter(str(tiny_model), digest, "cpu", "float32", 1, sampling, shaping, ledger)
+        ledger = ray_engine._Ledger()
+        ledger.stopped = stopped
+        remote = SimpleNamespace(begin=SimpleNamespace(remote=ledger.begin))
+        painter = ray_engine._Painter(str(tiny_model), digest, "cpu", "float32", 1, sampling, shaping, remote)
         (content,) = painter({"work": [pickle.dumps(work)]})["work"]
         assert (pickle.loads(content).drawn is None) == stopped
+
+
+def test_photos_over_which_an_actor_dies_are_drawn_alone_and_the_one_that_kills_it_is_given_up(
+    tiny_model: Path, gray_photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_import_ray", lambda: SimpleNamespace(get=lambda answer: answer))
+    sampling, shaping, ledger = SamplingOptions(1), Shaping(), ray_engine._Ledger()
+    digest = file_sha256(tiny_model / "model.json")
+    job = Job(str(gray_photo), str(gray_photo.parent), "photo", "photo.jpg")
+    batch = [pickle.dumps(ray_engine._Work(n, Todo(job), look(str(gray_photo), shaping))) for n in range(3)]
+    remote = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(ledger, name)) for name in ("begin", "forget")})
+    painter = ray_engine._Painter(str(tiny_model), digest, "cpu", "float32", 1, sampling, shaping, remote)
+    drawn: list[list[int]] = []
+
+    def draw(works: list[ray_engine._Work]) -> None:
+        drawn.append([work.number for work in works])
+        if 1 in drawn[-1]:
+            raise MemoryError  # in place of a killed process
+
+    monkeypatch.setattr(painter, "_draw", draw)
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            painter({"work": batch})
+    outcomes = [pickle.loads(content).outcome for content in painter({"work": batch})["work"]]
+    assert drawn == [[0, 1, 2], [0], [1], [0], [1], [0], [2]]
+    assert [outcome is None for outcome in outcomes] == [True, False, True]
+    assert "killed 2 times over this photo" in outcomes[1].error

@@ -41,6 +41,19 @@ def test_photos_that_arrive_are_coloured_once_each_when_they_are_whole(tiny_mode
     assert sorted(pictures(out)) == [f"{name}_color1.png" for name in names]
 
 
+@SIGNALS
+def test_pictures_that_do_not_say_whose_they_are_are_not_coloured_again(tiny_model: Path, tmp_path: Path) -> None:
+    write_gray(tmp_path / "first.bmp", 30, 30)
+    with started(tmp_path, "-n", 1, "--watch", "--model", tiny_model) as process:
+        await_that(lambda: "first_color1.bmp" in pictures(tmp_path))
+        time.sleep(1.5)  # for as long as a file has to be at rest, and more
+        write_gray(tmp_path / "second.bmp", 30, 30)
+        await_that(lambda: "second_color1.bmp" in pictures(tmp_path))
+        process.send_signal(signal.SIGINT)
+        code, _ = finish(process)
+    assert (code, len(pictures(tmp_path))) == (130, 4)
+
+
 @pytest.mark.parametrize("arguments", [("photo.png", "--watch"), (".", "--watch", "--dry-run")])
 def test_only_folders_are_watched(colorize, gray_photo: Path, arguments: tuple[str, ...]) -> None:
     result = colorize(*(gray_photo.parent / word if "-" not in word else word for word in arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from colorize_cli import workers
+from colorize_cli.batch import failure
 from colorize_cli.config import SamplingOptions
-from colorize_cli.errors import PhotoError
-from colorize_cli.workers import WorkerPool
+from colorize_cli.errors import PassingError, PhotoError
+from colorize_cli.workers import WorkerPool, WorkerProcess
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed as POSIX kills them")
 
@@ -55,6 +57,25 @@ def test_a_call_that_kills_two_processes_is_given_up_and_the_next_is_served(pool
     with pytest.raises(PhotoError, match="exit code 3, 2 times"):
         pool.submit(os._exit, 3).result()
     assert pool.submit(len, "abc").result() == 3
+
+
+def test_what_an_end_at_once_keeps_from_being_done_is_not_given_up() -> None:
+    pool = WorkerPool(1)
+    pool.close(at_once=True)
+    with pytest.raises(PassingError, match="interrupted") as stopped:
+        pool.call(os.getpid)
+    assert not failure("photo.png", stopped.value).final
+
+
+def test_a_process_is_not_interrupted_while_it_starts() -> None:
+    process = WorkerProcess()
+    try:
+        assert process._process.pid is not None
+        os.kill(process._process.pid, signal.SIGINT)  # it is still importing
+        assert process.call(os.getpid) == process._process.pid
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        process.end()
 
 
 def test_what_a_picture_is_written_with_does_not_bring_torch_along(pool: WorkerPool, tiny_model: Path) -> None:

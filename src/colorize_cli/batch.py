@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from colorize_cli import storage
 from colorize_cli.config import CORE_SIZE, DEFAULT_MAX_PIXELS
-from colorize_cli.errors import ColorizeError, OutputError, PhotoError
+from colorize_cli.errors import ColorizeError, OutputError, PassingError, PhotoError
+from colorize_cli.locations import place
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Picture, Shaping, StepError
 from colorize_cli.views import mean_bits
@@ -37,7 +38,7 @@ class Destination:
     manifest: Manifest | None = None
     journal: Journal | None = None
     force: bool = False  # write over pictures that exist
-    protected: Collection[str] = ()  # absolute paths of the run's photos: never written over
+    protected: Collection[str] = ()  # `locations.places` of the run's photos: never written over
 
     def wanted(self, todo: Todo, outputs: list[str]) -> list[str]:
         """Those of a photo's pictures that are to be written. Raises `PhotoError` if one is a photo of the run."""
@@ -45,7 +46,7 @@ class Destination:
         for path in outputs:
             if path in todo.done:
                 continue
-            if os.path.abspath(path) in self.protected:
+            if place(path) in self.protected:
                 raise PhotoError(f"{todo.job.source}: {path} is itself a photo of this run; use another --output")
             if self.force or path in todo.replaced or not storage.exists(path):
                 wanted.append(path)
@@ -188,12 +189,14 @@ def finish(
         raise
     except Exception as error:
         return failure(todo.job.source, error)
+    # What else has the names of its pictures is somebody's, and not told of as if this run had made it.
+    ours = [index for index, path in enumerate(outputs) if path in wanted or path in todo.done]
     return Outcome(
         todo.job.source,
         "written",
-        outputs,
+        [outputs[index] for index in ours],
         size=size,
-        bits_per_pixel=drawn.bits_per_pixel,
+        bits_per_pixel=[drawn.bits_per_pixel[index] for index in ours],
         seconds=drawn.seconds + time.monotonic() - started,
         sha256=look.sha256,
         input_bytes=look.input_bytes,
@@ -214,7 +217,7 @@ def failure(source: str, error: Exception) -> Outcome:
         message = f"not foreseen: {type(error).__name__}: {message}; please report it with the photo"
     if not message.startswith(source):
         message = f"{source}: {message}"
-    final = not (isinstance(error, StepError) and error.passing)
+    final = not (isinstance(error, PassingError) or (isinstance(error, StepError) and error.passing))
     return Outcome(source, "failed", input_bytes=known[0], input_mtime_ns=known[1], error=message, final=final)
 
 

@@ -13,6 +13,10 @@ class PhotoError(ColorizeError):
     """A photo cannot be read, or its result cannot be written."""
 
 
+class PassingError(PhotoError):
+    """A photo failed for a reason that is not its own, and may not fail the next time."""
+
+
 class LimitError(PhotoError):
     """A photo has more pixels or bytes than are allowed: with another limit it may be read."""
 

@@ -1,8 +1,8 @@
 """What a run has begun in an output folder: so that the next one knows which pictures a killed run left unrecorded.
 
 Between the writing of a photo's pictures and its line in the manifest a run may be killed. Each run therefore names
-a photo in a hidden file of its own before it writes anything of it. The file goes when the run ends; one that is
-there and not locked is of a run that was killed.
+a photo in a hidden file of its own before it writes anything of it. The file goes when the run ends, unless some of
+what it had begun was not recorded; one that is there and not locked is of a run that was killed or could not go on.
 """
 
 from __future__ import annotations
@@ -34,12 +34,17 @@ class Journal:
         self._manifest = manifest
         self._lock = threading.Lock()
         self._killed: list[tuple[Path, dict[str, Record | None]]] = []  # their journals, what was recorded of whom
+        self._begun: dict[str, Record | None] = {}  # by this run, and what was recorded of it before
         folder = Path(manifest.folder)
         try:
             for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
                 self._look_at(path, key)
             self._file, self._path = create_locked(folder, SUFFIX)
-            self._write(key)
+            try:
+                self._write(key)
+            except OSError:
+                self._remove()
+                raise
         except OSError as error:
             raise OutputError(f"{folder}: the output folder cannot be written to ({error.strerror})") from error
 
@@ -66,6 +71,7 @@ class Journal:
 
     def begin(self, name: str, outputs: list[str]) -> None:
         """Say that these pictures are about to be written. Raises `OutputError` if that cannot be said."""
+        self._begun[name] = self._manifest.records.get(name)
         try:
             self._write([name, outputs])
         except OSError as error:
@@ -77,12 +83,17 @@ class Journal:
             self._file.flush()
 
     def close(self) -> None:
-        """End the journal; those of killed runs go too where nothing of theirs is left unrecorded."""
+        """End the journal. It goes, and so do those of killed runs, where nothing of theirs is left unrecorded."""
         with contextlib.suppress(OSError):
             self._file.close()
-            self._path.unlink(missing_ok=True)
         with contextlib.suppress(OutputError, OSError):
             self._manifest.refresh()
-            for path, before in self._killed:
+            for path, before in [(self._path, self._begun), *self._killed]:
                 if all(self._manifest.records.get(name) is not record for name, record in before.items()):
                     path.unlink(missing_ok=True)
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 
 def is_url(name: str) -> bool:
@@ -14,6 +15,24 @@ def is_url(name: str) -> bool:
 def identity(name: str) -> str:
     """A name that means the same wherever it is used: an absolute path, or the URL."""
     return name if is_url(name) else os.path.abspath(name)
+
+
+def place(path: str) -> str:
+    """Where a file lies: its name in its folder, whatever links lead there. A URL stays."""
+    return path if is_url(path) else os.path.join(_real_folder(os.path.dirname(path)), os.path.basename(path))
+
+
+def places(source: str) -> set[str]:
+    """Where a file lies and, if that is a link, what it leads to."""
+    found = {place(source)}
+    if not is_url(source) and os.path.islink(source):
+        found.add(os.path.realpath(source))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def below(root: str, relative: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from colorize_cli.errors import OutputError
-from colorize_cli.locations import below, relative_to
+from colorize_cli.locations import below, identity, relative_to
 
 try:
     import fcntl
@@ -34,6 +34,7 @@ class Record:
     key: str  # of the options and the model
     input: str  # the photo's path
     outputs: tuple[str, ...]  # relative to the folder
+    former: frozenset[str]  # the same of pictures that earlier lines tell of and this one does not
     input_bytes: int | None  # None where the photo could not be had
     input_mtime_ns: int | None
     sha256: str  # of the photo's file; empty where the photo failed
@@ -66,6 +67,11 @@ class Manifest:
         """How the manifest calls the pictures that lie in `folder` under `name`."""
         return self.relative(os.path.join(folder, name))
 
+    def tells_of(self, folder: str, name: str, source: str) -> bool:
+        """Whether the pictures in `folder` under `name` are those of the photo `source`."""
+        record = self.records.get(self.name(folder, name))
+        return record is not None and record.input == identity(source)
+
     def refresh(self) -> None:
         """Take in the lines that were added since, by whatever run."""
         with self._lock:
@@ -87,11 +93,14 @@ class Manifest:
     def _take(self, line: bytes) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line is no line
             values = json.loads(line)
+            before, outputs = self.records.get(values["name"]), tuple(values["outputs"])
+            former = before.former.union(before.outputs) if before is not None else frozenset[str]()
             self.records[values["name"]] = Record(
                 status=values["status"],
                 key=options_key(values["options"], values["model_sha256"]),
                 input=values["input"],
-                outputs=tuple(values["outputs"]),
+                outputs=outputs,
+                former=former.difference(outputs),
                 input_bytes=values["input_bytes"],
                 input_mtime_ns=values["input_mtime_ns"],
                 sha256=values.get("sha256", ""),

@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from colorize_cli.listing import Entry
@@ -30,12 +30,17 @@ class Job:
         return [os.path.join(self.folder, f"{self.name}_color{index + 1}{suffix}") for index in range(count)]
 
 
-def name_jobs(entries: Sequence[Entry], output: str | None) -> list[Job]:
+def name_jobs(
+    entries: Sequence[Entry], output: str | None, had: Callable[[str, str, str], bool] | None = None
+) -> list[Job]:
     """Give each photo's pictures a folder and a name, `output`'s tree or (None) the photo's own folder.
 
     Photos that would share a name get longer ones until none do: `photo`, `photo.jpg`, `folder_photo.jpg`, and at last
     one with a digest of the photo's path. The format of a picture is known only once its photo is opened, so suffixes
     do not tell names apart; nor does the case of letters, which some file systems do not tell.
+
+    A photo keeps the name that its pictures had in an earlier run, by what `had` says of a folder, a name and a photo,
+    though photos that would share it have come or gone since.
     """
     folders = [_folder(entry, output) for entry in entries]
     lengths = [0] * len(entries)  # which of the names above each photo has
@@ -51,6 +56,14 @@ def name_jobs(entries: Sequence[Entry], output: str | None) -> list[Job]:
             break
         for index in shared:
             lengths[index] += 1
+    if had is not None:
+        for index, (entry, folder) in enumerate(zip(entries, folders, strict=True)):
+            if had(folder, names[index], entry.source):
+                continue
+            for name in (_name(entry, length) for length in range(4)):
+                if (folder, _folded(name)) not in users and had(folder, name, entry.source):
+                    names[index] = name
+                    break
     return [
         Job(entry.source, folder, name, entry.place)
         for entry, folder, name in zip(entries, folders, names, strict=True)

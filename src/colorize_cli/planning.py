@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,10 +49,12 @@ def set_own_aside(listing: Listing, manifest: Manifest | None, but: Collection[s
     own: set[str] = set()
     known: set[str] = set()  # photos that were coloured before are none
     folders = dict.fromkeys(os.path.abspath(folder) for folder in listing.manifests)
-    manifests = [
-        Manifest(folder) for folder in folders if manifest is None or folder != os.path.abspath(manifest.folder)
-    ]
-    for each in [*manifests, *([manifest] if manifest is not None else [])]:
+    manifests = [] if manifest is None else [manifest]
+    for folder in folders:
+        if manifest is None or folder != os.path.abspath(manifest.folder):
+            with contextlib.suppress(OutputError):  # one that cannot be read: by their provenance, then
+                manifests.append(Manifest(folder))
+    for each in manifests:
         root = identity(each.root)
         for record in each.records.values():
             own.update(below(root, path) for path in record.outputs)
@@ -118,22 +121,38 @@ class Planner:
         left = frozenset(self._absolute(self.unrecorded.get(name, ())))
         if record is None:
             self._take_unknown(job, plan, left)
+            return
+        former = left.union(self._absolute(record.former))
+        if (record.outputs or record.former) and of_another(job.source, record):
+            plan.outcomes.append(Outcome(job.source, "failed", error=self._taken(job, record)))
         elif record.status == "failed":
             if record.final and not self.retry_failed and not file_changed(job.source, record):
                 plan.outcomes.append(Outcome(job.source, "failed", error=record.error))
             else:
-                plan.todos.append(Todo(job, replaced=left))
+                plan.todos.append(Todo(job, replaced=former))
         elif record.key != self.key or left or file_changed(job.source, record):
             plan.changed += record.key != self.key
-            plan.todos.append(Todo(job, replaced=left.union(self._absolute(record.outputs))))
+            plan.todos.append(Todo(job, replaced=former.union(self._absolute(record.outputs))))
         else:
-            outputs = self._absolute(record.outputs)
-            there = frozenset(path for path in outputs if self._exists(path))
-            wanted = job.outputs(self.count, os.path.splitext(outputs[0])[1])
-            if there.issuperset(wanted):
-                plan.outcomes.append(Outcome(job.source, "skipped", wanted, skipped="done"))
-            else:
-                plan.todos.append(Todo(job, done=there))
+            self._take_done(job, plan, self._absolute(record.outputs), former)
+
+    def _take_done(self, job: Job, plan: Plan, outputs: list[str], former: frozenset[str]) -> None:
+        """A photo of which pictures were made by the same options: all that are wanted, or not yet."""
+        there = frozenset(path for path in outputs if self._exists(path))
+        wanted = job.outputs(self.count, os.path.splitext(outputs[0])[1]) if outputs else self.likely_outputs(job)
+        missing = [path for path in wanted if path not in there]
+        if not missing:
+            plan.outcomes.append(Outcome(job.source, "skipped", wanted, skipped="done"))
+        elif all(path not in former and self._exists(path) for path in missing):  # somebody's
+            plan.outcomes.append(Outcome(job.source, "skipped", wanted, skipped="exists"))
+        else:
+            plan.todos.append(Todo(job, done=there, replaced=former))
+
+    def _taken(self, job: Job, record: Record) -> str:
+        assert self.manifest is not None
+        picture = self.manifest.absolute([*record.outputs, *record.former][0])
+        photo = f" ({record.input})" if os.path.lexists(record.input) else ""
+        return f"{job.source}: {picture} was made of another photo{photo}; choose another --output, or --force"
 
     def _take_unknown(self, job: Job, plan: Plan, left: frozenset[str]) -> None:
         """A photo of which no record tells: pictures that have its names are somebody's, and stay."""
@@ -195,6 +214,16 @@ def sweep_folders(todos: Iterable[Todo]) -> None:
     """Remove what killed processes left half written where pictures of these photos go."""
     for folder in {todo.job.folder for todo in todos if not is_url(todo.job.folder)}:
         sweep(Path(folder), tuple(COLOR_SUFFIXES))
+
+
+def of_another(source: str, record: Record) -> bool:
+    """Whether a record tells of another photo, by its path and, where a photo may only have been moved, its bytes."""
+    if record.input == identity(source):
+        return False
+    try:
+        return is_url(source) or file_sha256(Path(source)) != record.sha256
+    except OSError:
+        return True
 
 
 def file_changed(source: str, record: Record) -> bool:

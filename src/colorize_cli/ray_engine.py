@@ -123,7 +123,7 @@ class RayEngine:
         """As `batch.Engine` says; there is no progress but outcomes, and the name of the photo that has its own."""
         waiting = dict(enumerate(todos))
         for todo in waiting.values():
-            destination.begin(todo, todo.job.outputs(self.facts.samples, os.path.splitext(todo.job.source)[1]))
+            self._announce(todo, destination)
         with _ledger(should_stop) as ledger:
             try:
                 for row in self._dataset(waiting, destination, ledger).iter_rows():
@@ -134,11 +134,20 @@ class RayEngine:
                     self.facts = work.facts or self.facts
                     if work.outcome is not None:
                         progress(todo.job.source, 0.0)
-                        yield destination.record(todo, work.outcome, self.facts)
+                        yield destination.record(todo, _as_given(work.outcome, todo), self.facts)
             except ColorizeError:
                 raise
             except Exception as error:  # Ray wraps whatever a worker raised
                 raise ModelError(f"the Ray run failed: {_reason(error)}") from error
+
+    def _announce(self, todo: Todo, destination: Destination) -> None:
+        """Note which pictures of a photo may be written; in which format, only those who open it will know."""
+        asked = self.shaping.output.format
+        suffixes = dict.fromkeys((os.path.splitext(todo.job.source)[1], ".png" if asked is None else f".{asked}"))
+        outputs = [path for suffix in suffixes for path in todo.job.outputs(self.facts.samples, suffix)]
+        if destination.journal is not None:
+            with contextlib.suppress(PhotoError):  # one is a photo of the run: this one will fail
+                destination.begin(todo, destination.wanted(todo, outputs))
 
     def _dataset(self, todos: dict[int, Todo], destination: Destination, ledger: Any) -> Any:
         """The stages, not yet running."""
@@ -191,6 +200,18 @@ def _everywhere(todo: Todo) -> Todo:
     return replace(todo, job=job, done=done, replaced=replaced)
 
 
+def _as_given(outcome: Outcome, todo: Todo) -> Outcome:
+    """An outcome by the names that the command was given."""
+    source = todo.job.source
+    return replace(
+        outcome,
+        source=source,
+        outputs=[os.path.join(todo.job.folder, os.path.basename(path)) for path in outcome.outputs],
+        error=outcome.error.replace(identity(source), source),
+        notes=[note.replace(identity(source), source) for note in outcome.notes],
+    )
+
+
 def _look(row: Row, shaping: Shaping, destination: Destination, samples: int, ledger: Any) -> Row:
     """First stage, in a task: the model's view of a photo."""
     work: _Work = pickle.loads(row["work"])
@@ -231,15 +252,29 @@ class _Painter:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         works: list[_Work] = [pickle.loads(content) for content in batch["work"]]
-        group = [(work, work.look) for work in works if work.outcome is None and work.look is not None]
-        if group and not _import_ray().get(self.ledger.is_stopped.remote()):
-            pairs = [(work.todo, look) for work, look in group]
+        group = [work for work in works if work.outcome is None and work.look is not None]
+        try:
+            begun = [_begin(self.ledger, "draw", work, attempts=1) for work in group]
+            if all(begun):
+                self._draw(group)
+        except PhotoError:  # an actor died over these photos: alone, each has only itself to blame
+            for work in group:
+                try:
+                    if _begin(self.ledger, "draw alone", work):
+                        self._draw([work])
+                        _import_ray().get(self.ledger.forget.remote("draw alone", work.number))
+                except PhotoError as error:
+                    work.outcome = failure(work.todo.job.source, error)
+        return {"work": [pickle.dumps(work) for work in works]}
+
+    def _draw(self, works: list[_Work]) -> None:
+        pairs = [(work.todo, work.look) for work in works if work.look is not None]
+        if pairs:
             photos = draw(
                 self.colorizer, pairs, self.sampling, self.shaping, lambda name, part: None, self.colorizer.predict
             )
-            for (work, _), drawn in zip(group, photos, strict=True):
+            for work, drawn in zip(works, photos, strict=True):
                 work.drawn, work.look, work.facts = drawn, None, self.facts
-        return {"work": [pickle.dumps(work) for work in works]}
 
 
 def _finish(row: Row, shaping: Shaping, destination: Destination, ledger: Any) -> Row:
@@ -257,11 +292,11 @@ def _finish(row: Row, shaping: Shaping, destination: Destination, ledger: Any) -
     return {"work": pickle.dumps(work)}
 
 
-def _begin(ledger: Any, stage: str, work: _Work) -> bool:
+def _begin(ledger: Any, stage: str, work: _Work, attempts: int = ATTEMPTS) -> bool:
     """Whether a photo that is not in flight yet is to be begun. Raises `PhotoError` if it kills whoever begins it."""
     begun, stop = _import_ray().get(ledger.begin.remote(stage, work.number))
-    if begun > ATTEMPTS:
-        raise PhotoError(f"the process at work was killed {ATTEMPTS} times over this photo; it may need more memory")
+    if begun > attempts:
+        raise PhotoError(f"the process at work was killed {attempts} times over this photo; it may need more memory")
     return not stop
 
 
@@ -275,13 +310,15 @@ class _Ledger:
     def stop(self) -> None:
         self.stopped = True
 
-    def is_stopped(self) -> bool:
-        return self.stopped
-
     def begin(self, stage: str, number: int) -> tuple[int, bool]:
         """How often a stage of a photo was begun, this time included, and whether the run is to stop."""
         self.begun[stage, number] += 1
         return self.begun[stage, number], self.stopped
+
+
+    def forget(self, stage: str, number: int) -> None:
+        """A stage of a photo killed nobody."""
+        del self.begun[stage, number]
 
 
 @contextlib.contextmanager

@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from colorize_cli.errors import PhotoError
+from colorize_cli.errors import PassingError, PhotoError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,11 +111,11 @@ class WorkerPool:
         process: WorkerProcess | None = getattr(self._own, "process", None)
         if process is None:
             if self._closed:
-                raise PhotoError("interrupted")
+                raise PassingError("interrupted")
             try:
                 process = self._own.process = WorkerProcess(self.answer)
             except OSError as error:
-                raise PhotoError(f"no process can be started to work on it ({error.strerror})") from error
+                raise PassingError(f"no process can be started to work on it ({error.strerror})") from error
             self._processes.add(process)
         return process
 
@@ -147,7 +148,10 @@ class WorkerProcess:
         self._process = context.Process(target=_serve, args=(theirs, answer), daemon=True)  # type: ignore[attr-defined]
         self._copied = answer is not None
         self.calls = 0  # that it answered
-        self._process.start()
+        if not self._copied:
+            resource_tracker.ensure_running()  # else starting it, with the first process, would lift the mask
+        with _deaf_to_interrupts():
+            self._process.start()
         theirs.close()  # else the end of the process would not end the pipe
 
     def call(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
@@ -195,6 +199,19 @@ class WorkerProcess:
             self._process.join()
         code: int | None = self._process.exitcode
         return code
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that this thread starts are not interrupted before they can ignore it themselves."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(pipe: Connection, answer: Callable[..., Any] | None) -> None:

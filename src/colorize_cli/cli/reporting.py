@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from colorize_cli.cli.printable import printable
+from colorize_cli.cli.streams import writing_to_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ class Reporter:
         self.total = 0  # photos there are to do
         self.facts: RunFacts | None = None  # once the model is there
         self.passed_over: dict[str, int] = {}  # how many files for which reason
-        self.console: Console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.console: Console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self.counts: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self._shown: list[Outcome] = []
@@ -68,7 +69,8 @@ class Reporter:
         if self.console.is_terminal and not self.quiet:
             from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (TextColumn("{task.fields[state]}"), BarColumn(), TextColumn("{task.description}"))
+            state, name = (TextColumn(field, markup=False) for field in ("{task.fields[state]}", "{task.description}"))
+            columns = (state, BarColumn(), name)
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("", total=self.total, state="")
             self._bar.start()
@@ -86,7 +88,7 @@ class Reporter:
         return self.counts.total()
 
     def outcome(self, outcome: Outcome) -> None:
-        """Take in what became of a photo."""
+        """Take in what became of a photo. Raises `OutputError` where standard output takes no more."""
         for path, alias in self.aliases.items():
             if outcome.source == path:
                 outcome = replace(outcome, source=alias, error=outcome.error.replace(path, alias))
@@ -104,7 +106,8 @@ class Reporter:
             self._shown.append(outcome)
         if self.as_json:
             few = {"input": outcome.source, "status": outcome.status, "error": outcome.error}
-            click.echo(json.dumps(few if self.facts is None else self.facts.line(outcome)))
+            with writing_to_output():
+                click.echo(json.dumps(few if self.facts is None else self.facts.line(outcome)))
         self._refresh()
 
     def progress(self, name: str, photos: float) -> None:
@@ -145,9 +148,16 @@ class Reporter:
             self.say(f"{self.state()}: {self._current}")
 
     def close(self) -> None:
-        """The table: every photo of a small run, those that failed of a large one, and the sum."""
+        """The table: every photo of a small run, those that failed of a large one, and the sum.
+
+        Raises `OutputError` where standard output takes no more.
+        """
         if not self.table:
             return
+        with writing_to_output():
+            self._print_all()
+
+    def _print_all(self) -> None:
         rows = self._shown if self.finished <= TABLE_ROWS else self._failed
         if rows:
             _print_table(rows)

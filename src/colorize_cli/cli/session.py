@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from colorize_cli.batch import Destination
 from colorize_cli.cli.interrupts import Interrupts
 from colorize_cli.config import SamplingOptions
-from colorize_cli.errors import OutputError
+from colorize_cli.errors import OptionError, OutputError
 from colorize_cli.journal import Journal
 from colorize_cli.listing import Entry, Listing, list_photos
 from colorize_cli.local_engine import LocalEngine
-from colorize_cli.locations import is_url
-from colorize_cli.manifest import Manifest, options_key
+from colorize_cli.locations import identity, is_url, places
+from colorize_cli.manifest import MANIFEST, Manifest, options_key
 from colorize_cli.naming import Job, in_shard, name_jobs
 from colorize_cli.outcome import Outcome
 from colorize_cli.planning import Planner, check_output, set_own_aside, shut_out, sweep_folders
@@ -65,6 +64,8 @@ class Session:
     def __init__(self, request: Request, reporter: Reporter) -> None:
         self.request, self.reporter = request, reporter
         self.entries: dict[str, Entry] = {}  # all photos so far, before sharding
+        self.protected: set[str] = set()  # where they lie
+        self.written: set[str] = set()  # pictures of this run, while folders are watched
         self.interrupts = Interrupts(reporter.say)
 
     def run(self) -> int:
@@ -82,9 +83,15 @@ class Session:
         except OutputError as error:
             reporter.error(f"{error}; stopped, start the same command again when that is mended")
             reporter.counts["failed"] += 1
-        reporter.close()
+        try:
+            reporter.close()
+        except OutputError as error:
+            reporter.error(str(error))
+            reporter.counts["failed"] += 1
         if self.interrupts.stop.is_set():
             again = "the same command goes on from here" if output is not None else "start the same command again"
+            if self.request.force:
+                again += ", without --force"
             reporter.say(f"interrupted: {reporter.state()}; {again}")
             return 130
         return 1 if reporter.counts["failed"] else 0
@@ -111,16 +118,26 @@ class Session:
             self.reporter.outcome(Outcome(source, "failed", error=problem))
         passed_over = {"made by this tool": own, "hidden": listing.hidden, "no photos": listing.others}
         self.reporter.passed_over = passed_over
-        jobs = self._jobs(listing.entries)
+        if manifest is not None:  # whose name a folder of pictures may not have
+            for entry in [entry for entry in listing.entries if entry.place.startswith(f"{MANIFEST}/")]:
+                listing.entries.remove(entry)
+                problem = f"{entry.source}: its pictures' folder would be {MANIFEST}, which is the run's own; rename it"
+                self.reporter.outcome(Outcome(entry.source, "failed", error=problem))
+        if self.request.output is not None and not self.request.keeps_manifest and len(listing.entries) > 1:
+            raise OptionError(f"--output - takes one photo, and there are {len(listing.entries)}")
+        jobs = self._jobs(listing.entries, manifest)
         if listing.entries and not jobs:
             self.reporter.say(f"no photo of {len(listing.entries)} falls to this shard")
         return jobs
 
-    def _jobs(self, entries: list[Entry]) -> list[Job]:
+    def _jobs(self, entries: list[Entry], manifest: Manifest | None) -> list[Job]:
         """Jobs for photos, told apart from all that came before."""
         self.entries |= {entry.source: entry for entry in entries}
+        for entry in entries:
+            self.protected |= places(entry.source)
         wanted = {entry.source for entry in entries}
-        jobs = [job for job in name_jobs([*self.entries.values()], self.request.output) if job.source in wanted]
+        had = manifest.tells_of if manifest is not None and manifest.records else None
+        jobs = [job for job in name_jobs([*self.entries.values()], self.request.output, had) if job.source in wanted]
         if self.request.shard is not None:
             jobs = [job for job in jobs if in_shard(job, *self.request.shard)]
         return jobs
@@ -153,8 +170,7 @@ class Session:
     @contextmanager
     def _destination(self, manifest: Manifest | None, facts: RunFacts) -> Iterator[Destination]:
         request = self.request
-        protected = {os.path.abspath(source) for source in self.entries}
-        destination = Destination(request.output, manifest, force=request.force, protected=protected)
+        destination = Destination(request.output, manifest, force=request.force, protected=self.protected)
         if request.dry_run or request.output is None or is_url(request.output):
             yield destination
             return
@@ -181,9 +197,7 @@ class Session:
                 return
             self.reporter.say("watching; Ctrl-C ends it")
             for entries in self._arrivals(destination.manifest):
-                arrived = self._jobs(entries)
-                destination.protected = {os.path.abspath(source) for source in self.entries}
-                self._carry_out(arrived, engine, destination)
+                self._carry_out(self._jobs(entries, destination.manifest), engine, destination)
 
     def _arrivals(self, manifest: Manifest | None) -> Iterator[list[Entry]]:
         """Photos in the folders watched, as they are whole; none that this tool made."""
@@ -193,7 +207,7 @@ class Session:
             return list_photos(folders, recursive=recursive).entries
 
         for entries in Arrivals(folders, recursive, find, self.interrupts.stop.is_set):
-            listing = Listing(entries)
+            listing = Listing([entry for entry in entries if identity(entry.source) not in self.written])
             set_own_aside(listing, manifest)
             if listing.entries:
                 yield listing.entries
@@ -225,6 +239,8 @@ class Session:
         sweep_folders(plan.todos)  # of what killed runs left
         try:
             for outcome in engine.run(plan.todos, destination, progress=reporter.progress, should_stop=stop.is_set):
+                if request.watch and outcome.status == "written":
+                    self.written.update(map(identity, outcome.outputs))
                 reporter.outcome(outcome)
         finally:
             sweep_folders(plan.todos)  # of what killed workers left

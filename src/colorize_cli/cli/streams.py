@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,16 @@ from typing import Self
 from colorize_cli.errors import OutputError
 
 STANDARD_INPUT = "stdin"  # the name of the photo that comes from there
+
+
+@contextlib.contextmanager
+def writing_to_output() -> Iterator[None]:
+    """Raises `OutputError` where standard output takes no more."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more when it ends
+        raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 class StandardStreams:
@@ -51,9 +62,6 @@ class StandardStreams:
         """
         if self.to_output and self.output is not None:
             for path in Path(self.output).glob("*"):
-                try:
+                with writing_to_output():
                     sys.stdout.buffer.write(path.read_bytes())
                     sys.stdout.buffer.flush()
-                except OSError as error:
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more when it ends
-                    raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
