@@ -110,6 +110,15 @@ def test_a_photo_is_not_written_over_by_way_of_a_link(colorize, tmp_path: Path) 
     assert "itself a photo of this run" in result.stderr
 
 
+def test_an_output_folder_beyond_a_link_is_where_the_system_finds_it(colorize, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    for count in (1, 2):
+        assert colorize(photo, "-o", f"{tmp_path}/link/../out", "-n", count).exit_code == 0
+    assert len(lines(tmp_path / "far" / "out")) == len(pictures(tmp_path / "far" / "out")) == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_the_manifests_name_is_told_and_the_rest_is_coloured(colorize, tmp_path: Path) -> None:
     write_gray(tmp_path / "box" / "manifest.jsonl" / "one.png", 30, 30)
     write_gray(tmp_path / "box" / "two.png", 30, 30)

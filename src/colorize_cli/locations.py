@@ -39,7 +39,8 @@ def below(root: str, relative: str) -> str:
     """The place below a folder or URL that `relative`, with `/` between its parts, names."""
     if is_url(root):
         return f"{root}/{relative}" if relative else root
-    return os.path.normpath(os.path.join(root, *relative.split("/")))
+    path = os.path.join(root, *relative.split("/"))
+    return path if ".." in root.split(os.sep) else os.path.normpath(path)  # `..` after a link is not what it was before
 
 
 def relative_to(root: str, name: str) -> str:

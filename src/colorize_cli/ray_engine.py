@@ -315,7 +315,6 @@ class _Ledger:
         self.begun[stage, number] += 1
         return self.begun[stage, number], self.stopped
 
-
     def forget(self, stage: str, number: int) -> None:
         """A stage of a photo killed nobody."""
         del self.begun[stage, number]
