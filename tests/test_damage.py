@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from colorize_cli import atomic
@@ -157,3 +158,16 @@ class Full:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.file, name)
+
+
+def test_a_tiff_that_was_cut_off_is_told_from_one_of_previews(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((40, 60), level, dtype=np.uint8)) for level in (50, 100, 150)]
+    pages[0].save(tmp_path / "whole.tif", save_all=True, append_images=pages[1:])
+    content = (tmp_path / "whole.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "whole.tif") as tiff:
+        starts = [page.offset for page in tiff.pages]
+    assert not open_photo(content).damage
+    cut = open_photo(content[: starts[2]])
+    assert (len(cut.pages), cut.damage) == (2, "it ends before its last pages")
+    with pytest.raises(PhotoError, match="the file ends before it says what is in it; copy it again"):
+        open_photo(content[: starts[0]])

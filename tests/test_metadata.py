@@ -365,3 +365,56 @@ def test_every_page_of_a_tiff_keeps_its_own_xmp_and_place(tmp_path: Path, order:
     assert [xmp.property_text(kept.xmp, title) for kept in (first, third)] == ["Mary", "Zoë"]
     assert tags_of(first.exif) == tags_of(third.exif)
     assert tags_of(third.exif)[0x9003] == b"1936:03:06 00:00:00\0"
+
+
+def test_ratios_of_a_tiff_stay_as_many_as_they_were(tmp_path: Path) -> None:
+    said = {286: (5, 1, (3, 2)), 50730: (10, 1, (-1, 2)), 65000: (5, 2, (1, 2, 3, 4))}
+    extra = [(tag, kind, count, value, True) for tag, (kind, count, value) in said.items()]
+    tifffile.imwrite(tmp_path / "in.tif", LUMA, photometric="minisblack", extratags=extra)
+    again(open_photo(tmp_path / "in.tif"), tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "out.tif") as out:
+        tags = out.pages.first.tags
+        assert {tag: (int(tags[tag].dtype), tags[tag].count, tags[tag].value) for tag in said} == said
+
+
+@pytest.mark.parametrize("unit", [1, 2])
+def test_what_photoshops_own_files_say_stays(tmp_path: Path, unit: int) -> None:
+    syntax = b"http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"/></x:xmpmeta>' % syntax
+    block = camera_block(">", orientation=1)
+    dots = struct.pack(">IHHIHH", 300 << 16, unit, 1, 150 << 16, unit, 1)
+    parts = {0x03ED: dots, 0x0404: IPTC + b"\0", 0x0422: block + bytes(len(block) % 2), 0x0424: packet + b" "}
+    parts = {number: part + bytes(len(part) % 2) for number, part in parts.items()}
+    listed = b"".join(b"8BIM" + struct.pack(">HHI", number, 0, len(part)) + part for number, part in parts.items())
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, *LUMA.shape, 8, 1)
+    rest = struct.pack(">I", 0) + struct.pack(">I", len(listed)) + listed + struct.pack(">I", 0)
+    (tmp_path / "in.psd").write_bytes(head + rest + bytes(2) + LUMA.tobytes())
+    photo = open_photo(tmp_path / "in.psd")
+    assert np.array_equal(photo.luma, LUMA)
+    assert (photo.metadata.resolution, photo.metadata.per_centimetre) == ((300, 150), unit == 2)
+    found = again(photo, tmp_path / "out.png").metadata
+    assert tags_of(found.exif)[0x013B] == ARTIST + b"\0"
+    assert found.iptc.startswith(IPTC)
+    assert b"xmpmeta" in found.xmp
+    assert found.resolution == pytest.approx((300, 150), abs=0.02)
+
+
+def test_a_resolution_of_a_jpeg_in_centimetres_stays_so(tmp_path: Path) -> None:
+    Image.fromarray(LUMA).save(tmp_path / "in.jpg", dpi=(300, 300))
+    content = (tmp_path / "in.jpg").read_bytes()
+    head, header, rest = content.partition(b"JFIF\0\1\1")
+    (tmp_path / "in.jpg").write_bytes(head + header + struct.pack(">BHH", 2, 118, 59) + rest[5:])
+    again(open_photo(tmp_path / "in.jpg"), tmp_path / "out.jpg")
+    with Image.open(tmp_path / "out.jpg") as out:
+        assert (out.info["jfif_unit"], out.info["jfif_density"]) == (2, (118, 59))
+
+
+def test_comments_of_a_gif_stay_wherever_they_lie(tmp_path: Path) -> None:
+    Image.fromarray(LUMA).save(tmp_path / "in.gif", comment=b"before")
+    content = (tmp_path / "in.gif").read_bytes()
+    assert content.endswith(b";")
+    (tmp_path / "in.gif").write_bytes(content[:-1] + b"!\xfe\3beh\3ind\0;")
+    photo = open_photo(tmp_path / "in.gif")
+    assert photo.metadata.comments == (b"before", b"behind")
+    (tmp_path / "cut.gif").write_bytes(content[:-1] + b"!\xfe\3beh")
+    assert open_photo(tmp_path / "cut.gif").metadata.comments == (b"before",)

@@ -371,3 +371,12 @@ def test_alpha_survives_webp_and_is_dropped_from_jpeg(tmp_path: Path) -> None:
     image.save(tmp_path / "in.webp", lossless=True)
     assert np.array_equal(open_photo(saved_again(tmp_path / "in.webp")).alpha, RAMP)
     assert open_photo(saved_again(tmp_path / "in.webp", ".jpg")).alpha is None
+
+
+def test_a_gray_profile_counts_where_a_format_knows_no_gray(tmp_path: Path) -> None:
+    image, profile = Image.fromarray(RAMP), gray_profile(1.0)
+    image.save(tmp_path / "gray.png", icc_profile=profile)
+    image.convert("RGB").save(tmp_path / "gray.webp", icc_profile=profile, lossless=True)
+    expected = open_photo(tmp_path / "gray.png").luma
+    assert not np.array_equal(expected, RAMP)
+    assert np.array_equal(open_photo(tmp_path / "gray.webp").luma, expected)

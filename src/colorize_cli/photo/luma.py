@@ -74,6 +74,9 @@ def page_of_image(image: Image.Image) -> Page:
         alpha = np.asarray(image.getchannel("A"))
     if image.mode != "CMYK":
         image = image.convert("L" if is_gray else "RGB")
+    if profile and image.mode == "RGB" and _space_of(profile) == "gray":  # as in a WebP, which knows no gray
+        red, green, blue = image.split()
+        image = red if red == green == blue else image
     if profile:
         image = _to_srgb(image, profile)
     if image.mode == "CMYK":

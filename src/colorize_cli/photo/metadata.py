@@ -39,6 +39,8 @@ EXIF_HEADER = b"Exif\0\0"
 EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
 IPTC_RESOURCE = 0x0404
+RESOLUTION_RESOURCE, EXIF_RESOURCE, XMP_RESOURCE = 0x03ED, 0x0422, 0x0424  # of Photoshop's own files
+GIF_EXTENSION, GIF_FRAME, GIF_END, GIF_COMMENT = 0x21, 0x2C, 0x3B, 0xFE
 # IPTC, copyright flag, address, IPTC's checksum: what stays true of a picture with other pixels.
 KEPT_RESOURCES = frozenset({IPTC_RESOURCE, 0x040A, 0x040B, 0x0425})
 LONGEST_SEGMENT = 65_533  # bytes of a JPEG's
@@ -117,6 +119,7 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
         comments=(comment,) if isinstance(comment, bytes) else (),
         resolution=(_resolution(info) if says else None) or (None if aspect else exif_block.block_resolution(block)),
         aspect=aspect,
+        per_centimetre=info.get("jfif_unit") == 2,
     )
     segments = getattr(image, "applist", None)
     if segments:  # a JPEG
@@ -130,7 +133,7 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
     if image.format == "PNG" and content:
         return _of_png(found, content, {name: str(text) for name, text in info.items() if isinstance(name, str)})
     if image.format == "GIF" and content:
-        return replace(found, xmp=xmp.gif_packet(content) or b"")
+        return replace(found, xmp=xmp.gif_packet(content) or b"", comments=gif_comments(content))
     if image.format == "JPEG2000" and content:
         iptc = jp2.of_uuid(content, jp2.IPTC_UUID)
         return replace(
@@ -139,7 +142,56 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
             xmp=xmp.jp2_packet(content) or b"",
             photoshop=_packed([(IPTC_RESOURCE, iptc)]) if iptc else b"",
         )
+    if image.format == "PSD" and content:
+        return _of_psd(found, content)
     return found
+
+
+def _of_psd(found: Metadata, content: bytes) -> Metadata:
+    """Photoshop's own files say it all in their resources, which lie behind the header and the palette."""
+    start = 26
+    (size,) = struct.unpack_from(">I", content, start)
+    start += 4 + size
+    (size,) = struct.unpack_from(">I", content, start)
+    block = content[start + 4 : start + 4 + size]
+    by_number = dict(resources(block))
+    dots = by_number.get(RESOLUTION_RESOURCE, b"")
+    if len(dots) == 16:  # dots an inch in 65536ths, whatever unit they are shown in
+        across, unit, _, down, _, _ = struct.unpack(">IHHIHH", dots)
+        says = {"dpi": (across / 65536, down / 65536)}
+        found = replace(found, resolution=_resolution(says), per_centimetre=unit == 2)
+    return replace(
+        found,
+        exif=by_number.get(EXIF_RESOURCE, b"").removeprefix(EXIF_HEADER),
+        xmp=by_number.get(XMP_RESOURCE, b""),
+        photoshop=block,
+    )
+
+
+def gif_comments(content: bytes) -> tuple[bytes, ...]:
+    """A GIF's comments, wherever they lie among its frames, as far as the file goes."""
+    found = []
+    with contextlib.suppress(IndexError):  # it is cut off
+        position = 13 + _palette_bytes(content[10])
+        while content[position] != GIF_END:
+            kind = content[position]
+            if kind == GIF_FRAME:
+                position += 10 + _palette_bytes(content[position + 9]) + 1
+            else:
+                label = content[position + 1]
+                position += 2
+            parts = []
+            while size := content[position]:
+                parts.append(content[position + 1 : position + 1 + size])
+                position += 1 + size
+            position += 1
+            if kind == GIF_EXTENSION and label == GIF_COMMENT:
+                found.append(b"".join(parts))
+    return tuple(found)
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def pillows_exif(image: Image.Image) -> bytes:

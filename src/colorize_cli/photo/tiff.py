@@ -24,6 +24,7 @@ PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of alpha
 NOT_OF_PILLOW = frozenset({50001})  # compressions that it knows by name alone: WebP
 STRIP_BYTES = 2**18
 SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgrow 32-bit offsets
+RATIOS = {5: "I", 10: "i"}  # types of tags whose values are pairs of these
 POINTER_NAMES = {exif.EXIF_POINTER: "ExifTag", exif.GPS_POINTER: "GPSTag"}
 
 
@@ -50,6 +51,9 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metada
                 pages.append(deep.shallow() if _shallow(page) else deep)
             found = exif.directory(content, order, page.offset, large=tiff.is_bigtiff)
             metadata.append(of_tiff(content, found, exif.number(content, found, exif.ORIENTATION) or 1))
+        last = tiff.pages[len(tiff.pages) - 1].offset
+        if exif.directory(content, order, last, large=tiff.is_bigtiff).next >= file.seek(0, 2):
+            wrong = wrong or "it ends before its last pages"
         return pages, metadata, wrong
 
 
@@ -74,6 +78,8 @@ def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tif
         pixels += size
         check_pixels(pixels, max_pixels)
         yield number, page
+    if not seen:
+        raise PhotoError("damaged: the file ends before it says what is in it; copy it again")
     if not pixels:
         raise PhotoError("no picture but previews, as in raw files of cameras; develop it to a TIFF first")
 
@@ -189,13 +195,13 @@ def write(
     file.seek(0, 2)
 
 
-def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list[tuple[int, int, int, bytes, bool]]:
+def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list[tuple[int, int, int, Any, bool]]:
     """What a page's directory says of it, as the library takes it, but for its resolution."""
     elsewhere = exif.POINTERS | exif.LAYOUT_TAGS | exif.ELSEWHERE_TAGS | exif.RESOLUTION
     tags = [
-        (number, tag.kind, tag.count, tag.value(metadata.exif), True)
+        (number, tag.kind, tag.count, _given(tag.kind, tag.value(metadata.exif), top.order), True)
         for number, tag in (top.tags.items() if top is not None else ())
-        if number not in elsewhere
+        if top is not None and number not in elsewhere
     ]
     if packet:
         tags.append((exif.XMP, 1, len(packet), packet, True))
@@ -204,6 +210,12 @@ def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list
     if resources := metadata.photoshop_alone:
         tags.append((exif.PHOTOSHOP, 7, len(resources), resources, True))
     return tags
+
+
+def _given(kind: int, value: bytes, order: exif.Order) -> bytes | tuple[int, ...]:
+    """A tag's value as the library takes it: bytes, but of ratios, whose bytes it counts as twice as many."""
+    sign = RATIOS.get(kind)
+    return value if sign is None else struct.unpack(f"{order}{len(value) // 4}{sign}", value)
 
 
 def _resolution(metadata: Metadata, top: exif.Directory | None) -> tuple[tuple[Any, Any] | None, int | None]:

@@ -193,9 +193,16 @@ def _jpeg(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
     if metadata.resolution:
         options["dpi"] = metadata.resolution
     content = _pillow(page, "JPEG", options)
+    density = None
     if metadata.aspect:
+        density = (0, *metadata.aspect)
+    elif metadata.resolution and metadata.per_centimetre:
+        across, down = (value / 2.54 for value in metadata.resolution)
+        if max(abs(across - round(across)), abs(down - round(down))) < 1e-3:  # else inches may be nearer
+            density = (2, round(across), round(down))
+    if density:
         head, header, rest = content.partition(JFIF_HEADER)
-        content = head + header + struct.pack(">BHH", 0, *metadata.aspect) + rest[5:]
+        content = head + header + struct.pack(">BHH", *density) + rest[5:]
     return [content]
 
 
