@@ -60,9 +60,12 @@ class Destination:
 
     def record(self, todo: Todo, outcome: Outcome, facts: RunFacts) -> Outcome:
         """Put a finished photo into the manifest; what was skipped is there or is none of ours. Returns `outcome`."""
-        if self.manifest is not None and outcome.status != "skipped":
+        if self.manifest is not None:
             name = self.manifest.name(todo.job.folder, todo.job.name)
-            self.manifest.append(facts.manifest_line(outcome, name))
+            if outcome.status != "skipped":
+                self.manifest.append(facts.manifest_line(outcome, name))
+            elif self.journal is not None:
+                self.journal.forget(name)
         return outcome
 
 

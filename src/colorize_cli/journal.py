@@ -77,6 +77,10 @@ class Journal:
         except OSError as error:
             raise OutputError(f"{self._manifest.folder}: cannot be written to ({error.strerror})") from error
 
+    def forget(self, name: str) -> None:
+        """Say that nothing was written of a photo after all."""
+        self._begun.pop(name, None)
+
     def _write(self, value: object) -> None:
         with self._lock:
             self._file.write(json.dumps(value).encode() + b"\n")

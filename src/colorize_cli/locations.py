@@ -19,7 +19,10 @@ def identity(name: str) -> str:
 
 def place(path: str) -> str:
     """Where a file lies: its name in its folder, whatever links lead there. A URL stays."""
-    return path if is_url(path) else os.path.join(_real_folder(os.path.dirname(path)), os.path.basename(path))
+    if is_url(path):
+        return path
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(_real_folder(folder), name)
 
 
 def places(source: str) -> set[str]:

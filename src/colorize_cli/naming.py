@@ -6,8 +6,8 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from colorize_cli.listing import Entry
 from colorize_cli.locations import below
@@ -30,17 +30,12 @@ class Job:
         return [os.path.join(self.folder, f"{self.name}_color{index + 1}{suffix}") for index in range(count)]
 
 
-def name_jobs(
-    entries: Sequence[Entry], output: str | None, had: Callable[[str, str, str], bool] | None = None
-) -> list[Job]:
+def name_jobs(entries: Sequence[Entry], output: str | None) -> list[Job]:
     """Give each photo's pictures a folder and a name, `output`'s tree or (None) the photo's own folder.
 
     Photos that would share a name get longer ones until none do: `photo`, `photo.jpg`, `folder_photo.jpg`, and at last
     one with a digest of the photo's path. The format of a picture is known only once its photo is opened, so suffixes
     do not tell names apart; nor does the case of letters, which some file systems do not tell.
-
-    A photo keeps the name that its pictures had in an earlier run, by what `had` says of a folder, a name and a photo,
-    though photos that would share it have come or gone since.
     """
     folders = [_folder(entry, output) for entry in entries]
     lengths = [0] * len(entries)  # which of the names above each photo has
@@ -56,18 +51,27 @@ def name_jobs(
             break
         for index in shared:
             lengths[index] += 1
-    if had is not None:
-        for index, (entry, folder) in enumerate(zip(entries, folders, strict=True)):
-            if had(folder, names[index], entry.source):
-                continue
-            for name in (_name(entry, length) for length in range(4)):
-                if (folder, _folded(name)) not in users and had(folder, name, entry.source):
-                    names[index] = name
-                    break
     return [
         Job(entry.source, folder, name, entry.place)
         for entry, folder, name in zip(entries, folders, names, strict=True)
     ]
+
+
+def named_as_before(jobs: Iterable[Job], every: Iterable[Job], had: Callable[[str, str, str], bool]) -> list[Job]:
+    """Jobs under the names that their pictures had in an earlier run, by what `had` says of a folder, name and photo.
+
+    Photos that would share a name may have come or gone since. `every` are all the jobs that names are told apart from.
+    """
+    taken = {(job.folder, _folded(job.name)) for job in every}
+    named = []
+    for job in jobs:
+        if not had(job.folder, job.name, job.source):
+            for name in (_name(job, length) for length in range(4)):
+                if (job.folder, _folded(name)) not in taken and had(job.folder, name, job.source):
+                    job = replace(job, name=name)
+                    break
+        named.append(job)
+    return named
 
 
 def in_shard(job: Job, index: int, count: int) -> bool:
@@ -86,7 +90,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _name(entry: Entry, length: int) -> str:
+def _name(entry: Entry | Job, length: int) -> str:
     file = entry.place.rpartition("/")[2]
     if length == 0:
         return _fitting(os.path.splitext(file)[0])

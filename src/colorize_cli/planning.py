@@ -57,7 +57,7 @@ def set_own_aside(listing: Listing, manifest: Manifest | None, but: Collection[s
     for each in manifests:
         root = identity(each.root)
         for record in each.records.values():
-            own.update(below(root, path) for path in record.outputs)
+            own.update(below(root, path) for path in (*record.outputs, *record.former))
             known.add(record.input)
     entries = []
     for entry in listing.entries:

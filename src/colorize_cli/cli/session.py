@@ -17,7 +17,7 @@ from colorize_cli.listing import Entry, Listing, list_photos
 from colorize_cli.local_engine import LocalEngine
 from colorize_cli.locations import identity, is_url, places
 from colorize_cli.manifest import MANIFEST, Manifest, options_key
-from colorize_cli.naming import Job, in_shard, name_jobs
+from colorize_cli.naming import Job, in_shard, name_jobs, named_as_before
 from colorize_cli.outcome import Outcome
 from colorize_cli.planning import Planner, check_output, set_own_aside, shut_out, sweep_folders
 from colorize_cli.remote_manifest import RemoteManifest
@@ -136,10 +136,12 @@ class Session:
         for entry in entries:
             self.protected |= places(entry.source)
         wanted = {entry.source for entry in entries}
-        had = manifest.tells_of if manifest is not None and manifest.records else None
-        jobs = [job for job in name_jobs([*self.entries.values()], self.request.output, had) if job.source in wanted]
+        every = name_jobs([*self.entries.values()], self.request.output)
+        jobs = [job for job in every if job.source in wanted]
         if self.request.shard is not None:
             jobs = [job for job in jobs if in_shard(job, *self.request.shard)]
+        if manifest is not None and manifest.records:
+            jobs = named_as_before(jobs, every, manifest.tells_of)
         return jobs
 
     def _writable(self, jobs: list[Job]) -> list[Job]:
