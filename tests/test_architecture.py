@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {
         "atomic",
         "digests",
+        "journal",
         "listing",
         "locations",
         "manifest",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from colorize_cli.errors import OutputError
+from colorize_cli.journal import Journal
 from colorize_cli.manifest import Manifest
 from tests.conftest import write_gray
 from tests.test_batch import lines, pictures
@@ -72,19 +75,81 @@ def test_a_foreign_picture_never_becomes_the_tools_own(
     assert [[Path(path).name for path in line["outputs"]] for line in lines(tmp_path)] == [["photo_color2.png"]] * 2
 
 
-def test_pictures_of_which_no_line_could_be_written_are_made_anew(
-    colorize, photo: Path, fresh: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def without_lines() -> Iterator[None]:
+    """Runs end between a photo's pictures and its line, as if they were killed there."""
+
     def full(self: Manifest, line: object) -> None:
         raise OutputError("the disk is full")
 
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Manifest, "append", full)
+        yield
+
+
+def test_pictures_of_which_no_line_could_be_written_are_made_anew(
+    colorize, photo: Path, fresh: dict[str, bytes], tmp_path: Path
+) -> None:
+    with without_lines():
         assert colorize(photo, "-o", tmp_path, "-n", 2).exit_code == 1
     assert len(list(tmp_path.glob(".colorize-*"))) == 1
     assert colorize(photo, "-o", tmp_path, "-n", 2, *SEVEN).exit_code == 0
     assert pictures(tmp_path) == fresh
     assert not list(tmp_path.glob(".colorize-*"))
+
+
+def test_more_pictures_than_the_last_line_tells_of_are_made_anew_too(
+    colorize, photo: Path, fresh: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert colorize(photo, "-o", tmp_path, "-n", 1).exit_code == 0
+    with without_lines():
+        assert colorize(photo, "-o", tmp_path, "-n", 2).exit_code == 1
+    assert colorize(photo, "-o", tmp_path, "-n", 2).exit_code == 0
+    assert len(lines(tmp_path)[-1]["outputs"]) == 2  # type: ignore[arg-type]
+    assert colorize(photo, "-o", tmp_path, "-n", 2, *SEVEN).exit_code == 0
+    assert pictures(tmp_path) == fresh
+
+
+def test_a_picture_without_a_line_is_its_own_photos(colorize, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    one, other = (write_gray(tmp_path / name / "x.png", 30, 30, seed) for seed, name in enumerate("ab"))
+    with without_lines():
+        assert colorize(one, "-o", out, "-n", 1).exit_code == 1
+    before = pictures(out)
+    result = colorize(other, "-o", out, "-n", 1)
+    assert (result.exit_code, pictures(out)) == (1, before)
+    assert f"was made of another photo ({one})" in result.stderr
+    assert colorize(one, "-o", out, "-n", 1).exit_code == 0
+    assert len(lines(out)) == 1
+
+
+def test_a_picture_without_a_line_is_no_photo(colorize, tmp_path: Path) -> None:
+    write_gray(tmp_path / "x.png", 30, 30)
+    words = ("-r", tmp_path, "-o", tmp_path / "out", "-n", 1, "--format", "ppm")
+    with without_lines():
+        assert colorize(*words).exit_code == 1
+    assert colorize(*words).exit_code == 0
+    assert list(pictures(tmp_path)) == ["x.png", "out/x_color1.ppm"]
+
+
+def test_two_runs_over_other_photos_do_not_share_a_folder(tmp_path: Path) -> None:
+    journal = Journal(Manifest(str(tmp_path)), "key", ["a"])
+    Journal(Manifest(str(tmp_path)), "key", ["a"]).close()
+    for key, photos in (("key", ["b"]), ("other", ["a"])):
+        with pytest.raises(OutputError, match="other options or photos is at work"):
+            Journal(Manifest(str(tmp_path)), key, photos)
+    journal.close()
+    Journal(Manifest(str(tmp_path)), "key", ["b"]).close()
+
+
+def test_a_link_in_circles_is_told_and_the_rest_is_coloured(colorize, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    shutil.copy(photo, tmp_path / "z.png")
+    shutil.copy(photo, tmp_path / "sub" / "y.png")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    result = colorize("-r", tmp_path, "-o", tmp_path / "out", "-n", 1)
+    assert (result.exit_code, sorted(pictures(tmp_path / "out"))) == (1, ["sub/y_color1.png", "z_color1.png"])
+    assert f"error: {tmp_path}/circle.png" in result.stderr
 
 
 def test_a_photo_keeps_its_name_when_another_comes_that_would_share_it(colorize, photo: Path, tmp_path: Path) -> None:

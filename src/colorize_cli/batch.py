@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from colorize_cli import storage
 from colorize_cli.config import CORE_SIZE, DEFAULT_MAX_PIXELS
 from colorize_cli.errors import ColorizeError, OutputError, PassingError, PhotoError
-from colorize_cli.locations import place
+from colorize_cli.locations import identity, place
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Picture, Shaping, StepError
 from colorize_cli.views import mean_bits
@@ -56,7 +56,8 @@ class Destination:
         """Note that pictures are about to be written."""
         if self.manifest is not None and self.journal is not None:
             name = self.manifest.name(todo.job.folder, todo.job.name)
-            self.journal.begin(name, [self.manifest.relative(path) for path in outputs])
+            relative = [self.manifest.relative(path) for path in outputs]
+            self.journal.begin(name, identity(todo.job.source), relative)
 
     def record(self, todo: Todo, outcome: Outcome, facts: RunFacts) -> Outcome:
         """Put a finished photo into the manifest; what was skipped is there or is none of ours. Returns `outcome`."""

@@ -173,7 +173,7 @@ class _Search:
         for item in items:
             if item.name.startswith("."):
                 self.listing.hidden += 1
-            elif item.is_dir():
+            elif _is_folder(item):
                 subfolders.append((item.path, f"{place}{item.name}/"))
             elif item.name == MANIFEST:
                 self.listing.manifests.append(os.path.dirname(item.path))
@@ -184,6 +184,17 @@ class _Search:
         return subfolders
 
 
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link in circles, or to where one may not look, is none."""
+    try:
+        return item.is_dir()
+    except OSError:
+        return False
+
+
 def _may_be_read(item: os.DirEntry[str] | Path) -> bool:
     """Whether it is a file, or a link to one, be it gone: that is told when it is opened."""
-    return item.is_file() or (item.is_symlink() and not os.path.exists(item))
+    try:
+        return item.is_file() or (item.is_symlink() and not os.path.exists(item))
+    except OSError:  # a link in circles, or to where one may not look
+        return True

@@ -12,6 +12,7 @@ from colorize_cli import storage
 from colorize_cli.atomic import check_writable, sweep
 from colorize_cli.digests import file_sha256
 from colorize_cli.errors import OutputError
+from colorize_cli.journal import Begun, killed_outputs
 from colorize_cli.listing import Listing
 from colorize_cli.locations import below, identity, is_url
 from colorize_cli.manifest import Manifest, Record, options_key
@@ -59,6 +60,7 @@ def set_own_aside(listing: Listing, manifest: Manifest | None, but: Collection[s
         for record in each.records.values():
             own.update(below(root, path) for path in (*record.outputs, *record.former))
             known.add(record.input)
+        own.update(below(root, path) for path in killed_outputs(each))
     entries = []
     for entry in listing.entries:
         path = identity(entry.source)
@@ -82,7 +84,7 @@ class Planner:
         self,
         facts: RunFacts,
         manifest: Manifest | None = None,
-        unrecorded: Mapping[str, Sequence[str]] | None = None,
+        unrecorded: Mapping[str, Begun] | None = None,
         *,
         force: bool = False,
         retry_failed: bool = False,
@@ -118,13 +120,21 @@ class Planner:
             return
         name = self.manifest.name(job.folder, job.name)
         record = self.manifest.records.get(name)
-        left = frozenset(self._absolute(self.unrecorded.get(name, ())))
+        begun = self.unrecorded.get(name)
+        left = frozenset(self._absolute(begun.outputs)) if begun is not None else frozenset[str]()
+        if begun is not None and begun.photo != identity(job.source):
+            there = [path for path in sorted(left) if self._exists(path)]
+            if there:
+                plan.outcomes.append(Outcome(job.source, "failed", error=_taken(job, there[0], begun.photo)))
+                return
+            left = frozenset()
         if record is None:
             self._take_unknown(job, plan, left)
             return
         former = left.union(self._absolute(record.former))
         if (record.outputs or record.former) and of_another(job.source, record):
-            plan.outcomes.append(Outcome(job.source, "failed", error=self._taken(job, record)))
+            picture = self.manifest.absolute([*record.outputs, *record.former][0])
+            plan.outcomes.append(Outcome(job.source, "failed", error=_taken(job, picture, record.input)))
         elif record.status == "failed":
             if record.final and not self.retry_failed and not file_changed(job.source, record):
                 plan.outcomes.append(Outcome(job.source, "failed", error=record.error))
@@ -147,12 +157,6 @@ class Planner:
             plan.outcomes.append(Outcome(job.source, "skipped", wanted, skipped="exists"))
         else:
             plan.todos.append(Todo(job, done=there, replaced=former))
-
-    def _taken(self, job: Job, record: Record) -> str:
-        assert self.manifest is not None
-        picture = self.manifest.absolute([*record.outputs, *record.former][0])
-        photo = f" ({record.input})" if os.path.lexists(record.input) else ""
-        return f"{job.source}: {picture} was made of another photo{photo}; choose another --output, or --force"
 
     def _take_unknown(self, job: Job, plan: Plan, left: frozenset[str]) -> None:
         """A photo of which no record tells: pictures that have its names are somebody's, and stay."""
@@ -214,6 +218,11 @@ def sweep_folders(todos: Iterable[Todo]) -> None:
     """Remove what killed processes left half written where pictures of these photos go."""
     for folder in {todo.job.folder for todo in todos if not is_url(todo.job.folder)}:
         sweep(Path(folder), tuple(COLOR_SUFFIXES))
+
+
+def _taken(job: Job, picture: str, photo: str) -> str:
+    whose = f" ({photo})" if os.path.lexists(photo) else ""
+    return f"{job.source}: {picture} was made of another photo{whose}; choose another --output, or --force"
 
 
 def of_another(source: str, record: Record) -> bool:

@@ -183,7 +183,8 @@ class Session:
         if manifest is None:
             yield destination
             return
-        destination.journal = Journal(manifest, options_key(facts.options, facts.model_sha256))
+        inputs = [identity(name) for name in (*request.inputs, *request.named)]
+        destination.journal = Journal(manifest, options_key(facts.options, facts.model_sha256), inputs)
         try:
             if destination.journal.others:
                 self.reporter.say("another run is at work in this folder; give each a part of the photos with --shard")
