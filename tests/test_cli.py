@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -125,6 +126,28 @@ def test_a_standard_output_that_takes_no_more_is_told_in_one_line(
         1,
         f"error: standard output: cannot be written (No space left on device){and_then}\n",
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="as a POSIX shell closes it")
+@pytest.mark.parametrize("wanted", [("-", "-o", "out"), ("--from-file", "-")])
+def test_a_standard_input_that_is_closed_is_told(tmp_path: Path, wanted: tuple[str, ...]) -> None:
+    command = [Path(sys.executable).with_name("colorize"), *wanted]
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(0))
+    assert (done.returncode, "standard input is closed" in done.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX sends them")
+def test_a_command_that_is_terminated_before_it_begins_leaves_nothing(tmp_path: Path) -> None:
+    command = [Path(sys.executable).with_name("colorize"), "-", "-o", "out"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as one:
+        while not list(tmp_path.iterdir()):
+            assert one.poll() is None
+            time.sleep(0.02)
+        one.terminate()
+        assert one.wait(60) == 130
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_are_shown_as_they_are(colorize, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from colorize_cli.photo import Metadata, Page, Photo, open_photo, save_photo
 from colorize_cli.photo import exif as exif_block
 from colorize_cli.photo.metadata import resources
 from colorize_cli.provenance import Provenance, read_provenance
+from tests.zoo import gray_profile
 
 LUMA = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)
 ARTIST = "Zoë Müller".encode()
@@ -418,3 +419,61 @@ def test_comments_of_a_gif_stay_wherever_they_lie(tmp_path: Path) -> None:
     assert photo.metadata.comments == (b"before", b"behind")
     (tmp_path / "cut.gif").write_bytes(content[:-1] + b"!\xfe\3beh")
     assert open_photo(tmp_path / "cut.gif").metadata.comments == (b"before",)
+
+
+def test_iptc_longer_than_a_jpegs_segment_stays(tmp_path: Path) -> None:
+    keyword = b"\x1c\x02\x19\x03\xe8" + b"k" * 1000
+    long = keyword * 70
+    resource = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(long)) + long
+    photo = again(Photo((Page(LUMA),), "JPEG", Metadata(photoshop=resource)), tmp_path / "out.jpg")
+    assert photo.metadata.iptc == long
+
+
+def test_xmp_that_others_keep_in_a_pngs_text_stays(tmp_path: Path) -> None:
+    syntax = b"http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="%s"><rdf:Description' % syntax
+    packet += (
+        b' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" photoshop:Headline="Titel"/></rdf:RDF></x:xmpmeta>'
+    )
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Raw profile type xmp", f"\nxmp\n{len(packet):8}\n{packet.hex()}\n", zip=True)
+    Image.fromarray(LUMA).save(tmp_path / "in.png", pnginfo=texts)
+    assert b"Titel" in again(open_photo(tmp_path / "in.png"), tmp_path / "out.png").metadata.xmp
+
+
+def test_comments_of_utf_8_are_read_as_such_from_a_png(tmp_path: Path) -> None:
+    for comment in ("Großmutter, Łódź 1912".encode(), b"plain", "Großmutter".encode("latin-1")):
+        Image.fromarray(LUMA).save(tmp_path / "in.gif", comment=comment)
+        again(open_photo(tmp_path / "in.gif"), tmp_path / "out.png")
+        with Image.open(tmp_path / "out.png") as out:
+            assert out.info["Comment"] in {"Großmutter, Łódź 1912", "plain", "Großmutter"}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jpg"])
+def test_interoperability_hangs_under_exif(tmp_path: Path, suffix: str) -> None:
+    lowest = exif_block.Tree({1: (2, b"R98\0"), 2: (7, b"0100")}, {})
+    lower = exif_block.Tree({0x9003: (2, b"1936:03:06 00:00:00\0")}, {exif_block.INTEROPERABILITY_POINTER: lowest})
+    top = exif_block.Tree({0x013B: (2, ARTIST + b"\0")}, {exif_block.EXIF_POINTER: lower})
+    block = b"II*\0\x08\0\0\0" + exif_block.tree_laid_out("<", top, 8)
+    photo = again(Photo((Page(LUMA),), "JPEG", Metadata(exif=block)), tmp_path / f"one{suffix}")
+    found = again(photo, tmp_path / f"two{suffix}").metadata.exif
+    trees = exif_block.trees_below(found, exif_block.first_directory(found))
+    assert trees[exif_block.EXIF_POINTER].below[exif_block.INTEROPERABILITY_POINTER] == lowest
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".avif", ".jp2"])
+def test_a_resolution_goes_into_exif_where_a_format_has_no_other_place(tmp_path: Path, suffix: str) -> None:
+    photo = Photo((Page(LUMA),), "JPEG", Metadata(resolution=(300, 150)))
+    assert again(photo, tmp_path / f"out{suffix}").metadata.resolution == (300, 150)
+    stripped = again(photo, tmp_path / f"bare{suffix}", OutputOptions(strip_metadata=True))
+    assert not stripped.metadata.exif
+
+
+def test_a_page_without_a_profile_does_not_get_the_last_ones(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "in.tif") as file:
+        for profile in (gray_profile(1.0), None, gray_profile(1.0)):
+            file.write(LUMA, photometric="minisblack", iccprofile=profile, metadata=None)
+    first, second, third = (page.luma for page in open_photo(tmp_path / "in.tif").pages)
+    assert np.array_equal(second, LUMA)
+    assert np.array_equal(first, third)
+    assert not np.array_equal(first, LUMA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -73,6 +74,8 @@ def keep_memory() -> None:
 def main() -> NoReturn:
     """The console script: exit 0 done, 1 a photo failed, 2 a bad option, model or device, 130 interrupted."""
     keep_memory()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left lying
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:

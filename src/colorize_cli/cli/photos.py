@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,6 +183,8 @@ def _check_combination(
 
     if inputs.count("-") + (from_file == "-") > 1:
         refuse("standard input can be read only once")
+    if sys.stdin is None and "-" in (*inputs, from_file):
+        refuse("standard input is closed; name a file")
     if "-" in inputs and output is None:
         refuse("a photo from standard input needs --output: a folder, or - for standard output")
     if output == "-":

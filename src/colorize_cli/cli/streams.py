@@ -42,7 +42,11 @@ class StandardStreams:
         self._folder = Path(tempfile.mkdtemp(prefix="colorize-"))
         if "-" in self.inputs:
             path = self._folder / STANDARD_INPUT
-            path.write_bytes(sys.stdin.buffer.read())
+            try:
+                path.write_bytes(sys.stdin.buffer.read())
+            except BaseException:  # an interrupt, before there is anything to leave
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise
             self.inputs[self.inputs.index("-")] = str(path)
             self.aliases[str(path)] = "-"
         if self.to_output:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass, field
-from typing import IO, Literal
+from fractions import Fraction
+from typing import IO, Literal, NamedTuple
 
 EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 34665, 34853, 40965
-POINTERS = {EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER}
+FIRST_POINTERS = {EXIF_POINTER, GPS_POINTER}
+POINTERS = FIRST_POINTERS | {INTEROPERABILITY_POINTER}
 DESCRIPTION, ORIENTATION, ACROSS, DOWN, UNIT = 270, 274, 282, 283, 296
 RESOLUTION = frozenset({ACROSS, DOWN, UNIT})
 COLOR_SPACE, PIXELS_ACROSS, PIXELS_DOWN = 0xA001, 0xA002, 0xA003
@@ -300,24 +302,57 @@ def _blank_pictures(data: bytearray) -> None:
 def built(block: Buffer, top: Directory, *, gone: frozenset[int] = LAYOUT_TAGS | ELSEWHERE_TAGS) -> bytes:
     """A new block of a page of a TIFF file without some tags, and of what hangs under it; empty without any."""
     order = top.order
-    lower = children(block, top)
     values = {tag: (entry.kind, entry.value(block)) for tag, entry in top.tags.items() if tag not in gone | POINTERS}
-    below: dict[int, dict[int, tuple[int, bytes]]] = {}
-    for pointer in lower.keys() & {EXIF_POINTER, GPS_POINTER}:
-        tags = lower[pointer].tags
-        below[pointer] = {tag: (entry.kind, entry.value(block)) for tag, entry in tags.items() if tag not in POINTERS}
+    below = trees_below(block, top)
     if not values and not below:
         return b""
     head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
-    for pointer in below:
-        values[pointer] = (4, bytes(4))
-    size = len(laid_out(order, values, 8))
+    return head + tree_laid_out(order, Tree(values, below), 8)
+
+
+def of_resolution(across: float, down: float) -> bytes:
+    """A block that says the dots an inch and nothing else."""
+    across_ratio, down_ratio = (Fraction(value).limit_denominator(10_000) for value in (across, down))
+    values = {
+        ACROSS: (RATIONAL, struct.pack(">II", *across_ratio.as_integer_ratio())),
+        DOWN: (RATIONAL, struct.pack(">II", *down_ratio.as_integer_ratio())),
+        UNIT: (3, struct.pack(">H", INCH)),
+    }
+    return struct.pack(">2sHI", b"MM", 42, 8) + laid_out(">", values, 8)
+
+
+class Tree(NamedTuple):
+    """A directory and those under it: of each tag its type and bytes, of each pointer what it leads to."""
+
+    values: dict[int, tuple[int, bytes]]
+    below: dict[int, Tree]
+
+
+def trees_below(block: Buffer, top: Directory) -> dict[int, Tree]:
+    """What lies under a first directory: those of EXIF and GPS, and interoperability's under the first of them."""
+    found = {}
+    for pointer, child in children(block, top).items():
+        if pointer != INTEROPERABILITY_POINTER:
+            lower = children(block, child) if pointer == EXIF_POINTER else {}
+            deepest = {tag: Tree(_values(block, one), {}) for tag, one in lower.items() if tag not in FIRST_POINTERS}
+            found[pointer] = Tree(_values(block, child), deepest)
+    return found
+
+
+def _values(block: Buffer, found: Directory) -> dict[int, tuple[int, bytes]]:
+    return {tag: (entry.kind, entry.value(block)) for tag, entry in found.tags.items() if tag not in POINTERS}
+
+
+def tree_laid_out(order: Order, tree: Tree, start: int) -> bytes:
+    """A directory that lies at `start`, and behind it those under it."""
+    values = tree.values | {pointer: (4, bytes(4)) for pointer in tree.below}
+    size = len(laid_out(order, values, start))
     behind = b""
-    for pointer, lower_values in below.items():
-        start = 8 + size + len(behind)
-        values[pointer] = (4, struct.pack(order + "I", start))
-        behind += laid_out(order, lower_values, start)
-    return head + laid_out(order, values, 8) + behind
+    for pointer, lower in tree.below.items():
+        place = start + size + len(behind)
+        values[pointer] = (4, struct.pack(order + "I", place))
+        behind += tree_laid_out(order, lower, place)
+    return laid_out(order, values, start) + behind
 
 
 def laid_out(order: Order, values: dict[int, tuple[int, bytes]], start: int) -> bytes:

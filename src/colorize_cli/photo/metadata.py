@@ -135,10 +135,11 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
     if image.format == "GIF" and content:
         return replace(found, xmp=xmp.gif_packet(content) or b"", comments=gif_comments(content))
     if image.format == "JPEG2000" and content:
-        iptc = jp2.of_uuid(content, jp2.IPTC_UUID)
+        iptc, block = jp2.of_uuid(content, jp2.IPTC_UUID), jp2.of_uuid(content, jp2.EXIF_UUID)
         return replace(
             found,
-            exif=jp2.of_uuid(content, jp2.EXIF_UUID),
+            exif=block,
+            resolution=found.resolution or exif_block.block_resolution(block),
             xmp=xmp.jp2_packet(content) or b"",
             photoshop=_packed([(IPTC_RESOURCE, iptc)]) if iptc else b"",
         )
@@ -214,6 +215,8 @@ def _of_png(found: Metadata, content: bytes, info: Mapping[str, str]) -> Metadat
                 texts.append(kind + chunk)
     if not found.exif:
         found = replace(found, exif=_raw_profile(info, "exif", "APP1").removeprefix(b"Exif\0\0"))
+    if not found.xmp:
+        found = replace(found, xmp=_raw_profile(info, "xmp"))
     return replace(found, texts=tuple(texts), photoshop=_png_photoshop(info))
 
 
@@ -328,8 +331,9 @@ def jpeg_segments(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
     if packet:
         contents.append((0xE1, xmp.JPEG_HEADER + packet))
     contents += [(0xE1, part) for part in metadata.extended_xmp if packet]
-    if metadata.photoshop:
-        contents.append((0xED, PHOTOSHOP_HEADER + metadata.photoshop))
+    most = LONGEST_SEGMENT - len(PHOTOSHOP_HEADER)  # of resources, which go on in the next
+    for start in range(0, len(metadata.photoshop), most):
+        contents.append((0xED, PHOTOSHOP_HEADER + metadata.photoshop[start : start + most]))
     contents.append((0xE2, b"ICC_PROFILE\0\1\1" + profile))
     contents += [(0xFE, comment) for comment in metadata.comments]
     return b"".join(
@@ -337,6 +341,14 @@ def jpeg_segments(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
         for marker, content in contents
         if len(content) <= LONGEST_SEGMENT
     )
+
+
+def _png_comment(comment: bytes) -> bytes:
+    """A text of UTF-8 as such; any other is taken for Latin-1, as all of ASCII is."""
+    with contextlib.suppress(UnicodeDecodeError):
+        if not comment.isascii() and comment.decode():
+            return b"iTXtComment" + bytes(5) + comment
+    return b"tEXtComment\0" + comment
 
 
 def png_metadata(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
@@ -357,7 +369,7 @@ def png_metadata(metadata: Metadata, packet: bytes, profile: bytes) -> bytes:
         text = f"\niptc\n{len(metadata.photoshop):8}\n{lines}\n".encode()
         chunks.append(b"zTXtRaw profile type iptc\0\0" + zlib.compress(text))
     chunks += metadata.texts
-    chunks += [b"tEXtComment\0" + comment.replace(b"\0", b" ") for comment in metadata.comments]
+    chunks += [_png_comment(comment.replace(b"\0", b" ")) for comment in metadata.comments]
     return b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
     )

@@ -42,6 +42,7 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metada
         for number, page in list(_chosen(tiff, max_pixels)):
             if image is not None and _shallow(page) and int(page.compression) not in NOT_OF_PILLOW:
                 image.seek(number)
+                image.info["icc_profile"] = page.iccprofile  # where a page has none, Pillow keeps an earlier one's
                 image.load()  # Pillow turns these upright itself
                 pages.append(luma.page_of_image(image))
                 wrong = wrong or damage.of_tiff(page)
@@ -154,8 +155,9 @@ def write(
     large = sum(page.nbytes for page in pages) > SMALL_FILE
     tops = [exif.first_directory(one.exif) if one.exif else None for one in metadata]
     order: exif.Order = next((top.order for top in tops if top is not None), "<")
-    resolutions = [_resolution(one, top) for one, top in zip(metadata, tops, strict=True)]
-    below = [_below(one, top) if top and not large else {} for one, top in zip(metadata, tops, strict=True)]
+    both = list(zip(metadata, tops, strict=True))
+    resolutions = [_resolution(one, top) for one, top in both]
+    below = [exif.trees_below(one.exif, top) if top and not large else {} for one, top in both]
     with tifffile.TiffWriter(file, byteorder=order, bigtiff=large) as tiff:
         for number, page in enumerate(pages):
             resolution, unit = resolutions[number]
@@ -185,8 +187,8 @@ def write(
     for (resolution, _), lower in zip(resolutions, below, strict=True):
         written = exif.directory(content, order, start, large=large)
         start = written.next
-        for pointer, values in lower.items():
-            _hang(file, written, pointer, values)
+        for pointer, tree in lower.items():
+            _hang(file, written, pointer, tree)
         if resolution is None:  # the library says one of its own
             file.seek(written.start)
             shorter = written.without(exif.RESOLUTION, file.read(written.end - written.start))
@@ -233,24 +235,11 @@ def _resolution(metadata: Metadata, top: exif.Directory | None) -> tuple[tuple[A
     return said, unit if unit in {exif.INCH, exif.CENTIMETRE} else exif.NO_UNIT
 
 
-def _below(metadata: Metadata, top: exif.Directory) -> dict[int, dict[int, tuple[int, bytes]]]:
-    """The tags of EXIF and GPS that hang under a page's directory: of each its type and bytes."""
-    return {
-        pointer: {
-            number: (tag.kind, tag.value(metadata.exif))
-            for number, tag in found.tags.items()
-            if number not in exif.POINTERS
-        }
-        for pointer, found in exif.children(metadata.exif, top).items()
-        if pointer in POINTER_NAMES
-    }
-
-
-def _hang(file: IO[bytes], written: exif.Directory, pointer: int, values: dict[int, tuple[int, bytes]]) -> None:
+def _hang(file: IO[bytes], written: exif.Directory, pointer: int, tree: exif.Tree) -> None:
     """Put a directory behind a TIFF file of 32-bit offsets, and its place into a page's `pointer`."""
     end = file.seek(0, 2)
     file.write(bytes(end % 2))
     start = end + end % 2
-    file.write(exif.laid_out(written.order, values, start))
+    file.write(exif.tree_laid_out(written.order, tree, start))
     file.seek(written.tags[pointer].start)
     file.write(struct.pack(written.order + "I", start))

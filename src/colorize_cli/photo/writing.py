@@ -43,6 +43,7 @@ class Format:
     deep: bool = False  # 16 bits a channel
     alpha: bool = True
     xmp: bool = True
+    dots_in_exif: bool = False  # whether nothing else in it says the dots an inch
     pages: bool = False
     longest: int = 2**31  # pixels a side
 
@@ -52,10 +53,10 @@ FORMATS: dict[str, Format] = {
     "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, longest=65_500),
     "PNG": Format((".png",), deep=True),
     "TIFF": Format((".tif", ".tiff"), deep=True, pages=True),
-    "WEBP": Format((".webp",), longest=16_383),
-    "AVIF": Format((".avif", ".avifs"), longest=65_536),
-    "HEIF": Format((".heic", ".heif"), longest=16_384),
-    "JPEG2000": Format((".jp2",), deep=True),
+    "WEBP": Format((".webp",), longest=16_383, dots_in_exif=True),
+    "AVIF": Format((".avif", ".avifs"), longest=65_536, dots_in_exif=True),
+    "HEIF": Format((".heic", ".heif"), longest=16_384, dots_in_exif=True),
+    "JPEG2000": Format((".jp2",), deep=True, dots_in_exif=True),
     "BMP": Format((".bmp",), alpha=False, xmp=False),
     "PPM": Format((".ppm", ".pnm"), deep=True, alpha=False, xmp=False),
 }
@@ -143,6 +144,8 @@ def write_photo(
         raise PhotoError(f"{photo.name}: {kind} holds {known.longest:,} pixels a side at most; use --format png")
     metadata, *further = [each.stripped() if options.strip_metadata else each for each in photo.page_metadata]
     provenance = provenance if options.provenance else None
+    if metadata.resolution and not metadata.exif and known.dots_in_exif and not options.strip_metadata:
+        metadata = replace(metadata, exif=exif.of_resolution(*metadata.resolution))
     packet = _packet(metadata, provenance)
     notes = []
     if kind == "JPEG":
