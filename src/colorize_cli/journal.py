@@ -47,13 +47,16 @@ class Journal:
         self._begun: dict[str, Record | None] = {}  # by this run, and what was recorded of it before
         folder = Path(manifest.folder)
         try:
-            whose = [key, _digest(inputs)]
-            for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
-                self._look_at(path, whose)
             self._file, self._path = create_locked(folder, SUFFIX)
             try:
-                self._write(whose)
-            except OSError:
+                whose = [key, _digest(inputs)]
+                self._write(
+                    whose
+                )  # before others are looked at: of two that start at once, one sees the other at least
+                for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+                    if path != self._path:
+                        self._look_at(path, whose)
+            except BaseException:
                 self._remove()
                 raise
         except OSError as error:
