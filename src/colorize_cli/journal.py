@@ -50,9 +50,8 @@ class Journal:
             self._file, self._path = create_locked(folder, SUFFIX)
             try:
                 whose = [key, _digest(inputs)]
-                self._write(
-                    whose
-                )  # before others are looked at: of two that start at once, one sees the other at least
+                # Before others are looked at: of two that start at once, one sees the other at least.
+                self._write(whose)
                 for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
                     if path != self._path:
                         self._look_at(path, whose)
