@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from colorize_cli import storage
 from colorize_cli.config import CORE_SIZE, DEFAULT_MAX_PIXELS
-from colorize_cli.errors import ColorizeError, OutputError, PassingError, PhotoError
+from colorize_cli.errors import ColorizeError, OutputError, PhotoError
 from colorize_cli.locations import identity, place
 from colorize_cli.outcome import Outcome, RunFacts
-from colorize_cli.steps import Look, Picture, Shaping, StepError
+from colorize_cli.steps import Look, Picture, Shaping
 from colorize_cli.views import mean_bits
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def failure(source: str, error: Exception) -> Outcome:
         message = f"not foreseen: {type(error).__name__}: {message}; please report it with the photo"
     if not message.startswith(source):
         message = f"{source}: {message}"
-    final = not (isinstance(error, PassingError) or (isinstance(error, StepError) and error.passing))
+    final = not (isinstance(error, ColorizeError) and error.passing)
     return Outcome(source, "failed", input_bytes=known[0], input_mtime_ns=known[1], error=message, final=final)
 
 

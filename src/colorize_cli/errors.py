@@ -4,6 +4,8 @@
 class ColorizeError(Exception):
     """Base of every error that is the user's to mend."""
 
+    passing = False  # whether the trouble is not the photo's own, so that the next run tries again
+
 
 class OptionError(ColorizeError):
     """An option has a value it cannot have, or the machine cannot meet it."""
@@ -15,6 +17,8 @@ class PhotoError(ColorizeError):
 
 class PassingError(PhotoError):
     """A photo failed for a reason that is not its own, and may not fail the next time."""
+
+    passing = True
 
 
 class LimitError(PhotoError):

@@ -66,7 +66,7 @@ class StepError(ColorizeError):
 
     def __init__(self, message: str, passing: bool = True) -> None:
         super().__init__(message, passing)
-        self.passing = passing  # whether the trouble is not the photo's own, so that the next run tries again
+        self.passing = passing
 
     def __str__(self) -> str:
         return str(self.args[0])

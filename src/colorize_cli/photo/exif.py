@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import IO, Literal, NamedTuple
@@ -301,13 +302,8 @@ def _blank_pictures(data: bytearray) -> None:
 
 def built(block: Buffer, top: Directory, *, gone: frozenset[int] = LAYOUT_TAGS | ELSEWHERE_TAGS) -> bytes:
     """A new block of a page of a TIFF file without some tags, and of what hangs under it; empty without any."""
-    order = top.order
-    values = {tag: (entry.kind, entry.value(block)) for tag, entry in top.tags.items() if tag not in gone | POINTERS}
-    below = trees_below(block, top)
-    if not values and not below:
-        return b""
-    head = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
-    return head + tree_laid_out(order, Tree(values, below), 8)
+    tree = Tree(_values(block, top, gone | POINTERS), trees_below(block, top))
+    return _block(top.order, tree) if tree.values or tree.below else b""
 
 
 def of_resolution(across: float, down: float) -> bytes:
@@ -318,7 +314,11 @@ def of_resolution(across: float, down: float) -> bytes:
         DOWN: (RATIONAL, struct.pack(">II", *down_ratio.as_integer_ratio())),
         UNIT: (3, struct.pack(">H", INCH)),
     }
-    return struct.pack(">2sHI", b"MM", 42, 8) + laid_out(">", values, 8)
+    return _block(">", Tree(values, {}))
+
+
+def _block(order: Order, tree: Tree) -> bytes:
+    return struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8) + tree_laid_out(order, tree, 8)
 
 
 class Tree(NamedTuple):
@@ -339,8 +339,8 @@ def trees_below(block: Buffer, top: Directory) -> dict[int, Tree]:
     return found
 
 
-def _values(block: Buffer, found: Directory) -> dict[int, tuple[int, bytes]]:
-    return {tag: (entry.kind, entry.value(block)) for tag, entry in found.tags.items() if tag not in POINTERS}
+def _values(block: Buffer, found: Directory, gone: Set[int] = POINTERS) -> dict[int, tuple[int, bytes]]:
+    return {tag: (entry.kind, entry.value(block)) for tag, entry in found.tags.items() if tag not in gone}
 
 
 def tree_laid_out(order: Order, tree: Tree, start: int) -> bytes:

@@ -200,11 +200,13 @@ def write(
 def _tags(metadata: Metadata, top: exif.Directory | None, packet: bytes) -> list[tuple[int, int, int, Any, bool]]:
     """What a page's directory says of it, as the library takes it, but for its resolution."""
     elsewhere = exif.POINTERS | exif.LAYOUT_TAGS | exif.ELSEWHERE_TAGS | exif.RESOLUTION
-    tags = [
-        (number, tag.kind, tag.count, _given(tag.kind, tag.value(metadata.exif), top.order), True)
-        for number, tag in (top.tags.items() if top is not None else ())
-        if top is not None and number not in elsewhere
-    ]
+    tags: list[tuple[int, int, int, Any, bool]] = []
+    if top is not None:
+        tags = [
+            (number, tag.kind, tag.count, _given(tag.kind, tag.value(metadata.exif), top.order), True)
+            for number, tag in top.tags.items()
+            if number not in elsewhere
+        ]
     if packet:
         tags.append((exif.XMP, 1, len(packet), packet, True))
     if metadata.iptc:
