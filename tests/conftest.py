@@ -13,6 +13,7 @@ from PIL import Image
 from colorize_cli.checkpoints import build_stage, save_model
 from colorize_cli.cli import cli
 from colorize_cli.config import ColorUpsamplerConfig, CoreConfig, SpatialUpsamplerConfig, StageConfig
+from colorize_cli.training.data import PhotoCache, cached_photos
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -41,6 +42,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(folder, "tiny", {stage: random_stage(config) for stage, config in TINY.items()}, temperature=0.9)
     return folder
+
+
+@pytest.fixture(scope="session")
+def color_photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoCache:
+    root = tmp_path_factory.mktemp("training")
+    return cached_photos(write_colors(root / "photos"), root / "cache")
 
 
 @pytest.fixture
@@ -73,3 +80,16 @@ def write_gray(path: Path, width: int, height: int, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
     return path
+
+
+def write_colors(folder: Path, count: int = 12) -> Path:
+    """Small photos: a blue sky over green ground, the horizon anywhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        horizon = int(rng.integers(16, 48))
+        pixels = np.zeros((64, 64, 3))
+        pixels[:horizon], pixels[horizon:] = (110, 160, 230), (60, 130, 50)
+        pixels += rng.normal(0, 8, (64, 64, 1))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"photo{number:02}.png")
+    return folder
