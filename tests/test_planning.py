@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,17 @@ def test_another_photo_of_the_same_name_does_not_take_the_firsts_pictures(colori
         assert f"was made of another photo ({first}); choose another --output, or --force" in result.stderr
     assert colorize(second.parent, "-o", out, "-n", 1, "--force").exit_code == 0
     assert pictures(out) != before
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(colorize, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = colorize(photo, tmp_path / "lost.png", "-o", out, "-n", 2, "--dry-run", "--json")
+    assert result.exit_code == 1
+    told = {Path(line["input"]).name: line for line in map(json.loads, result.stdout.splitlines())}
+    assert told["photo.png"]["status"] == "planned"
+    assert [Path(path).name for path in told["photo.png"]["outputs"]] == ["photo_color1.png", "photo_color2.png"]
+    assert told["lost.png"]["error"] == f"{tmp_path / 'lost.png'}: no such file; check the name"
+    assert not out.exists()
 
 
 def test_a_photo_that_was_moved_is_known_by_its_bytes(colorize, photo: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -236,7 +237,11 @@ class Session:
             reporter.outcome(outcome)
         if self.request.dry_run:
             for todo in plan.todos:
-                reporter.outcome(Outcome(todo.job.source, "planned", planner.likely_outputs(todo.job)))
+                source = todo.job.source
+                if is_url(source) or os.path.exists(source):
+                    reporter.outcome(Outcome(source, "planned", planner.likely_outputs(todo.job)))
+                else:
+                    reporter.outcome(Outcome(source, "failed", error=f"{source}: no such file; check the name"))
             return
         stop = self.interrupts.stop
         sweep_folders(plan.todos)  # of what killed runs left
