@@ -13,7 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import ExifTags, Image
 
 from colorize_cli.cli import cli
 from tests.conftest import EXAMPLES, write_gray
@@ -183,10 +183,16 @@ def test_saturation_zero_gives_the_gray_photo(colorize, tmp_path: Path) -> None:
     assert np.ptp(pixels, axis=-1).max() == 0
 
 
-def test_size_256_writes_the_models_own_picture(colorize, gray_photo: Path) -> None:
+def test_size_256_writes_the_models_own_picture_and_its_size(colorize, gray_photo: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif).update({ExifTags.Base.ExifImageWidth: 90, ExifTags.Base.ExifImageHeight: 60})
+    with Image.open(gray_photo) as image:
+        image.save(gray_photo, exif=exif)
     assert colorize(gray_photo, "-n", 1, "--size", "256").exit_code == 0
     with Image.open(gray_photo.parent / "photo_color1.jpg") as image:
         assert image.size == (256, 256)
+        said = image.getexif().get_ifd(ExifTags.IFD.Exif)
+        assert (said[ExifTags.Base.ExifImageWidth], said[ExifTags.Base.ExifImageHeight]) == (256, 256)
 
 
 def test_json_is_one_line_a_photo_with_all_that_repeats_it(colorize, gray_photo: Path) -> None:

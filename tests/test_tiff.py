@@ -156,3 +156,51 @@ def test_a_page_without_a_profile_does_not_get_the_last_ones(tmp_path: Path) -> 
     assert np.array_equal(second, LUMA)
     assert np.array_equal(first, third)
     assert not np.array_equal(first, LUMA)
+
+
+RAMP = np.tile(np.linspace(0, 1, 40), (30, 1))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "white"),
+    [
+        (np.rint(RAMP * 65535).astype(np.int32), 2**31 - 1),
+        (np.rint(RAMP * 255).astype(np.int16), 255),
+        (RAMP.astype(np.float32), 1.0),
+        (RAMP.astype(np.float32), 200.0),
+        (np.rint(RAMP * 65535).astype(np.uint16), 65535),
+    ],
+)
+@pytest.mark.parametrize("kind", ["unassalpha", "unspecified"])
+def test_what_lies_beside_the_colours_does_not_decide_what_is_white(
+    tmp_path: Path, pixels: np.ndarray, white: float, kind: str
+) -> None:
+    beside = np.full_like(pixels, white)
+    beside[:, :20] = 0
+    tifffile.imwrite(
+        tmp_path / "in.tif", np.dstack([pixels, beside]), photometric="minisblack", planarconfig="contig",
+        extrasamples=[kind],
+    )  # fmt: skip
+    photo = open_photo(tmp_path / "in.tif")
+    assert np.abs(photo.luma - RAMP * 65535).max() <= 257
+    if kind == "unspecified":
+        assert photo.alpha is None
+    else:
+        assert photo.alpha is not None
+        assert (photo.alpha[:, :20] == 0).all()
+        assert len(np.unique(photo.alpha)) == 2
+        assert (photo.alpha[:, 20:] == 65535).all() == (white != 200)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1.02), (-0.05, 1.08), (-10, 270), (-100, 65600)])
+def test_a_little_beyond_black_and_white_is_cut_off(tmp_path: Path, low: float, high: float) -> None:
+    white = 1 if high < 2 else 255 if high < 1000 else 65535
+    pixels = (RAMP * white).astype(np.float32)
+    pixels[:, 0], pixels[:, -1] = low, high
+    tifffile.imwrite(tmp_path / "in.tif", pixels)
+    assert np.abs(open_photo(tmp_path / "in.tif").luma - RAMP * 65535).max() <= 1
+
+
+def test_far_beyond_black_and_white_pixels_are_stretched(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", (RAMP * 2 - 1).astype(np.float32))
+    assert np.abs(open_photo(tmp_path / "in.tif").luma - RAMP * 65535).max() <= 1

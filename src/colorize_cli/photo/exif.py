@@ -6,6 +6,7 @@ into it, so that a block is changed in place rather than written anew.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Set
@@ -236,11 +237,24 @@ def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
             data[down.start : down.start + down.size] = first
     for child in children(data, top).values():
         _write(data, child, COLOR_SPACE, 1)
-        _write(data, child, PIXELS_ACROSS, width)
-        _write(data, child, PIXELS_DOWN, height)
+    _write_size(data, top, width, height)
     if not _take_out(data, top, LAYOUT_TAGS - OF_ANY_FILE | ELSEWHERE_TAGS):
         return b""
     return bytes(data)
+
+
+def sized(block: bytes, width: int, height: int) -> bytes:
+    """A block as it is true of a picture of `width` x `height` pixels, all else as it was."""
+    data = bytearray(block)
+    with contextlib.suppress(ValueError):
+        _write_size(data, first_directory(data), width, height)
+    return bytes(data)
+
+
+def _write_size(data: bytearray, top: Directory, width: int, height: int) -> None:
+    for child in children(data, top).values():
+        _write(data, child, PIXELS_ACROSS, width)
+        _write(data, child, PIXELS_DOWN, height)
 
 
 def without_orientation(block: bytes) -> bytes:

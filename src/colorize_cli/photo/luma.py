@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 SRGB = (resources.files("colorize_cli.photo") / "sRGB.icc").read_bytes()  # the profile of every picture
 WHITE = 65535  # of a deep channel
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # BT.601
+BEYOND = 0.1  # of white, below black and above white: where sharpening or resizing of floating-point pixels leads
 STRIP_PIXELS = 2**20  # worked on at once
 SAMPLED = 1000  # pixels a side that are looked at for colour
 COLORED = 24  # levels of 255 between two channels from which on a pixel is in colour
@@ -98,27 +99,35 @@ def _page_of_deep_gray(image: Image.Image) -> Page:
     return page_of_array(deep, "gray", image.info.get("icc_profile"), alpha=alpha)
 
 
-def scaled(values: np.ndarray, bits: int = 0) -> np.ndarray:
+def scaled(values: np.ndarray, bits: int = 0, *, from_nought: bool = False) -> np.ndarray:
     """Numbers of any kind as uint16, 0..65535.
 
     Args:
         bits: how many bits a whole number has; 0 where its range must be guessed: the least usual one that holds it,
             or, where none does, its own from black to white.
+        from_nought: whether black is nought even then.
     """
     if bits == 16 and values.dtype == np.uint16:
         return values
-    low, white = 0.0, float(2**bits - 1)
-    if not bits:
-        finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
-        white = next((white for white in whites if high <= white), 0.0) if low >= 0 else 0.0
-        low, white = (0.0, white) if white else (low, high - low)
+    low, high = (0.0, float(2**bits - 1)) if bits else _range(values)
+    if from_nought:
+        low = 0.0
     out = np.empty(values.shape, dtype=np.uint16)
     for rows in strips(values.shape):
-        part = (values[rows].astype(np.float64) - low) * (WHITE / (white or 1.0))
+        part = (values[rows].astype(np.float64) - low) * (WHITE / (high - low or 1.0))
         out[rows] = np.rint(np.nan_to_num(part).clip(0, WHITE))
     return out
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """What is black and what is white, as far as numbers tell."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    whites, beyond = ((1.0, 255.0, 65535.0), BEYOND) if values.dtype.kind == "f" else ((255.0, 65535.0), 0.0)
+    for white in whites:
+        if high <= white * (1 + beyond):
+            return (0.0, white) if low >= -white * beyond else (low, high)
+    return low, high
 
 
 def strips(shape: tuple[int, ...]) -> list[slice]:

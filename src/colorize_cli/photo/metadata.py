@@ -83,6 +83,10 @@ class Metadata:
             aspect=self.aspect[::-1] if self.aspect and lies_down else self.aspect,
         )
 
+    def sized(self, width: int, height: int) -> Metadata:
+        """As it is true of a picture of `width` x `height` pixels."""
+        return replace(self, exif=exif_block.sized(self.exif, width, height))
+
     def stripped(self) -> Metadata:
         """The resolution alone."""
         return Metadata(resolution=self.resolution, per_centimetre=self.per_centimetre, aspect=self.aspect)

@@ -110,24 +110,23 @@ def _deep_page(page: tifffile.TiffPage) -> luma.Page:
     if axes not in {"YX", "YXS"} or pixels.dtype.kind not in "uif":
         raise PhotoError(f"a TIFF of this layout ({axes}, {pixels.dtype}) is not known here; convert it to PNG")
     pixels = pixels.reshape(*pixels.shape[:2], -1)  # (H, W, C)
-    photometric = int(page.photometric)
+    photometric, bits = int(page.photometric), page.bitspersample if pixels.dtype.kind == "u" else 0
     if photometric == PALETTE and page.colormap is not None:
         pixels = np.asarray(page.colormap)[:, pixels[..., 0]].transpose(1, 2, 0)
-        photometric = RGB
-    else:
-        pixels = luma.scaled(pixels, page.bitspersample if pixels.dtype.kind == "u" else 0)
+        photometric, bits = RGB, 16
     colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4}.get(photometric, 0)
     if not colors or pixels.shape[2] < colors:
         raise PhotoError(f"a TIFF of this colour model ({photometric}) is not known here; convert it to RGB")
+    channels, pixels = pixels, luma.scaled(pixels[..., :colors], bits)  # what lies behind them is on a scale of its own
     extra = [int(kind) for kind in page.extrasamples]
     alpha = None
-    for channel, kind in enumerate(extra[: pixels.shape[2] - colors], start=colors):
+    for channel, kind in enumerate(extra[: channels.shape[2] - colors], start=colors):
         if kind in {PREMULTIPLIED, STRAIGHT}:
-            alpha = np.ascontiguousarray(pixels[..., channel])
+            alpha = luma.scaled(np.ascontiguousarray(channels[..., channel]), bits, from_nought=True)
             if kind == PREMULTIPLIED:
-                pixels = _straight(pixels[..., :colors], alpha)
+                pixels = _straight(pixels, alpha)
             break
-    pixels = np.ascontiguousarray(pixels[..., 0] if colors == 1 else pixels[..., :colors])
+    pixels = np.ascontiguousarray(pixels[..., 0] if colors == 1 else pixels)
     if photometric == WHITE_IS_ZERO:
         pixels = luma.WHITE - pixels
     space: luma.Space = "gray" if colors == 1 else "rgb" if colors == 3 else "cmyk"

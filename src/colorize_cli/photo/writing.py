@@ -142,7 +142,10 @@ def write_photo(
     longest = max(max(page.shape[:2]) for page in pages)
     if longest > known.longest:
         raise PhotoError(f"{photo.name}: {kind} holds {known.longest:,} pixels a side at most; use --format png")
-    metadata, *further = [each.stripped() if options.strip_metadata else each for each in photo.page_metadata]
+    metadata, *further = [
+        each.stripped() if options.strip_metadata else each.sized(page.shape[1], page.shape[0])
+        for each, page in zip(photo.page_metadata, pages, strict=True)
+    ]
     provenance = provenance if options.provenance else None
     if metadata.resolution and not metadata.exif and known.dots_in_exif and not options.strip_metadata:
         metadata = replace(metadata, exif=exif.of_resolution(*metadata.resolution))
