@@ -110,14 +110,16 @@ def _deep_page(page: tifffile.TiffPage) -> luma.Page:
     if axes not in {"YX", "YXS"} or pixels.dtype.kind not in "uif":
         raise PhotoError(f"a TIFF of this layout ({axes}, {pixels.dtype}) is not known here; convert it to PNG")
     pixels = pixels.reshape(*pixels.shape[:2], -1)  # (H, W, C)
-    photometric, bits = int(page.photometric), page.bitspersample if pixels.dtype.kind == "u" else 0
+    photometric = int(page.photometric)
+    bits = page.bitspersample if pixels.dtype.kind == "u" else 0
     if photometric == PALETTE and page.colormap is not None:
         pixels = np.asarray(page.colormap)[:, pixels[..., 0]].transpose(1, 2, 0)
         photometric, bits = RGB, 16
     colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4}.get(photometric, 0)
     if not colors or pixels.shape[2] < colors:
         raise PhotoError(f"a TIFF of this colour model ({photometric}) is not known here; convert it to RGB")
-    channels, pixels = pixels, luma.scaled(pixels[..., :colors], bits)  # what lies behind them is on a scale of its own
+    channels = pixels
+    pixels = luma.scaled(channels[..., :colors], bits)  # alone: what lies beside colours is on a scale of its own
     extra = [int(kind) for kind in page.extrasamples]
     alpha = None
     for channel, kind in enumerate(extra[: channels.shape[2] - colors], start=colors):
