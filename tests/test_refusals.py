@@ -14,6 +14,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from colorize_cli.colorizer import Colorizer
@@ -42,6 +43,19 @@ def test_a_bad_file_is_refused_with_one_line_that_names_it(tmp_path: Path, name:
     with pytest.raises(PhotoError, match=name) as raised:
         open_photo(tmp_path / name)
     assert "\n" not in str(raised.value)
+
+
+def test_a_library_prints_no_lines_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lost.tif"
+    Image.fromarray(RAMP).save(path, compression="tiff_lzw")
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags["StripOffsets"].valueoffset
+    content = bytearray(path.read_bytes())
+    content[place : place + 4] = (10**6).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(PhotoError, match="lost"):
+        open_photo(path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_jpeg_of_twelve_bits_is_told_as_such(tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import threading
+from pathlib import Path
 from typing import IO
 
+import PIL
 from PIL import Image
 
 from colorize_cli.errors import LimitError
@@ -23,8 +28,21 @@ def check_pixels(count: int, most: int) -> None:
         raise LimitError(f"more than {most:,} pixels; allow more with --max-pixels, or shrink it first")
 
 
+@functools.cache
+def _hush_libtiff() -> None:
+    """Have the libtiff in Pillow's wheel print nothing of broken files: what is wrong is said once, by an exception.
+
+    Pillow has no switch for it. A libtiff of the system's goes on printing.
+    """
+    package = Path(PIL.__file__).parent
+    for library in (*package.parent.glob("pillow.libs/libtiff-*"), *package.glob(".dylibs/libtiff.*")):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
+
+
 def opened(file: IO[bytes]) -> Image.Image:
     """Pillow's image of a file, whose pixels are not decoded yet, however many they are."""
+    _hush_libtiff()
     with _limit:  # Pillow's limit is the process's
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
