@@ -201,6 +201,22 @@ def test_a_little_beyond_black_and_white_is_cut_off(tmp_path: Path, low: float, 
     assert np.abs(open_photo(tmp_path / "in.tif").luma - RAMP * 65535).max() <= 1
 
 
-def test_far_beyond_black_and_white_pixels_are_stretched(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "in.tif", (RAMP * 2 - 1).astype(np.float32))
+@pytest.mark.parametrize("most", [1, 2, 20, 200])
+def test_far_beyond_black_and_white_pixels_are_stretched(tmp_path: Path, most: int) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", ((RAMP * 2 - 1) * most).astype(np.float32))
     assert np.abs(open_photo(tmp_path / "in.tif").luma - RAMP * 65535).max() <= 1
+
+
+@pytest.mark.parametrize(("kind", "white"), [(np.int32, 65535), (np.int16, 255), (np.float32, 1)])
+def test_premultiplied_colours_share_a_scale_with_their_alpha(tmp_path: Path, kind: type, white: int) -> None:
+    alpha = np.full(RAMP.shape, white, dtype=kind)
+    alpha[:, :20] = 0
+    dark = (RAMP * white / 300).astype(kind) * (alpha > 0)
+    tifffile.imwrite(
+        tmp_path / "in.tif", np.dstack([dark, alpha]), photometric="minisblack", planarconfig="contig",
+        extrasamples=["assocalpha"],
+    )  # fmt: skip
+    photo = open_photo(tmp_path / "in.tif")
+    assert photo.luma.max() <= 65535 / 290
+    assert photo.alpha is not None
+    assert set(np.unique(photo.alpha)) == {0, 65535}

@@ -238,10 +238,10 @@ class Session:
         if self.request.dry_run:
             for todo in plan.todos:
                 source = todo.job.source
-                if is_url(source) or os.path.exists(source):
-                    reporter.outcome(Outcome(source, "planned", planner.likely_outputs(todo.job)))
-                else:
+                if request.engine == "local" and _is_missing(source):
                     reporter.outcome(Outcome(source, "failed", error=f"{source}: no such file; check the name"))
+                else:
+                    reporter.outcome(Outcome(source, "planned", planner.likely_outputs(todo.job)))
             return
         stop = self.interrupts.stop
         sweep_folders(plan.todos)  # of what killed runs left
@@ -252,3 +252,16 @@ class Session:
                 reporter.outcome(outcome)
         finally:
             sweep_folders(plan.todos)  # of what killed workers left
+
+
+def _is_missing(source: str) -> bool:
+    """Whether there is no file of that name here; not of one that may not be looked at."""
+    if is_url(source):
+        return False
+    try:
+        os.stat(source)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False

@@ -105,16 +105,17 @@ def scaled(values: np.ndarray, bits: int = 0, *, from_nought: bool = False) -> n
     Args:
         bits: how many bits a whole number has; 0 where its range must be guessed: the least usual one that holds it,
             or, where none does, its own from black to white.
-        from_nought: whether black is nought even then.
+        from_nought: whether black is nought even where the range is the values' own.
     """
     if bits == 16 and values.dtype == np.uint16:
         return values
     low, high = (0.0, float(2**bits - 1)) if bits else _range(values)
     if from_nought:
         low = 0.0
+    white = max(high - low, 0.0) or 1.0
     out = np.empty(values.shape, dtype=np.uint16)
     for rows in strips(values.shape):
-        part = (values[rows].astype(np.float64) - low) * (WHITE / (high - low or 1.0))
+        part = (values[rows].astype(np.float64) - low) * (WHITE / white)
         out[rows] = np.rint(np.nan_to_num(part).clip(0, WHITE))
     return out
 
@@ -126,7 +127,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     whites, beyond = ((1.0, 255.0, 65535.0), BEYOND) if values.dtype.kind == "f" else ((255.0, 65535.0), 0.0)
     for white in whites:
         if high <= white * (1 + beyond):
-            return (0.0, white) if low >= -white * beyond else (low, high)
+            return (0.0, white) if low >= -beyond * min(white, max(high, 1.0)) else (low, high)
     return low, high
 
 

@@ -32,7 +32,7 @@ def check_pixels(count: int, most: int) -> None:
 def _hush_libtiff() -> None:
     """Have the libtiff in Pillow's wheel print nothing of broken files: what is wrong is said once, by an exception.
 
-    Pillow has no switch for it. A libtiff of the system's goes on printing.
+    Pillow has no switch for it; this one is the whole process's. A libtiff of the system goes on printing.
     """
     package = Path(PIL.__file__).parent
     for library in (*package.parent.glob("pillow.libs/libtiff-*"), *package.glob(".dylibs/libtiff.*")):

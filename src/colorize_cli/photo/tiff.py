@@ -118,16 +118,17 @@ def _deep_page(page: tifffile.TiffPage) -> luma.Page:
     colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4}.get(photometric, 0)
     if not colors or pixels.shape[2] < colors:
         raise PhotoError(f"a TIFF of this colour model ({photometric}) is not known here; convert it to RGB")
-    channels = pixels
-    pixels = luma.scaled(channels[..., :colors], bits)  # alone: what lies beside colours is on a scale of its own
-    extra = [int(kind) for kind in page.extrasamples]
+    kinds = dict(enumerate(map(int, page.extrasamples[: pixels.shape[2] - colors]), start=colors))
+    place = next((channel for channel, kind in kinds.items() if kind in {PREMULTIPLIED, STRAIGHT}), None)
     alpha = None
-    for channel, kind in enumerate(extra[: channels.shape[2] - colors], start=colors):
-        if kind in {PREMULTIPLIED, STRAIGHT}:
-            alpha = luma.scaled(np.ascontiguousarray(channels[..., channel]), bits, from_nought=True)
-            if kind == PREMULTIPLIED:
-                pixels = _straight(pixels, alpha)
-            break
+    if place is not None and kinds[place] == PREMULTIPLIED:  # one scale for both
+        pixels = luma.scaled(pixels[..., : place + 1], bits, from_nought=True)
+        alpha = np.ascontiguousarray(pixels[..., place])
+        pixels = _straight(pixels[..., :colors], alpha)
+    else:  # what lies beside the colours is on a scale of its own
+        if place is not None:
+            alpha = luma.scaled(np.ascontiguousarray(pixels[..., place]), bits, from_nought=True)
+        pixels = luma.scaled(pixels[..., :colors], bits)
     pixels = np.ascontiguousarray(pixels[..., 0] if colors == 1 else pixels)
     if photometric == WHITE_IS_ZERO:
         pixels = luma.WHITE - pixels
