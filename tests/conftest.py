@@ -46,6 +46,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def color_photos(tmp_path_factory: pytest.TempPathFactory) -> PhotoCache:
+    """Twelve photos of `write_colors`, as training reads them."""
     root = tmp_path_factory.mktemp("training")
     return cached_photos(write_colors(root / "photos"), root / "cache")
 

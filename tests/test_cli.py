@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from colorize_cli.cli import cli
 from tests.conftest import EXAMPLES, write_gray
+from tests.test_batch import SIGNALS
 
 
 def console(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -137,7 +138,7 @@ def test_a_standard_input_that_is_closed_is_told(tmp_path: Path, wanted: tuple[s
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are sent as POSIX sends them")
+@SIGNALS
 def test_a_command_that_is_terminated_before_it_begins_leaves_nothing(tmp_path: Path) -> None:
     command = [Path(sys.executable).with_name("colorize"), "-", "-o", "out"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
