@@ -50,7 +50,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(tmp_p
     subprocess.run(train_words(photos, tmp_path / "whole", *length), check=True, capture_output=True)
     words = train_words(photos, tmp_path / "killed", *length)
     rng = np.random.default_rng(0)
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         log = tmp_path / "killed" / "log.csv"
         start = log.stat().st_size if log.exists() else 0

@@ -15,7 +15,7 @@ from colorize_cli.config import BackboneConfig, CoreConfig, SpatialUpsamplerConf
 from colorize_cli.models.backbone import EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
-from colorize_cli.training.batches import Source, count_table, draw_window
+from colorize_cli.training.batches import Source, count_table, draw_windows
 from colorize_cli.training.canvas import fit_canvas
 from colorize_cli.training.core_task import CoreTask
 from colorize_cli.training.data import PhotoCache, age, bordered, cached_photos, core_sample, luma, scratched
@@ -153,11 +153,11 @@ def test_a_fresh_spatial_upsampler_gives_the_levels_it_is_fed() -> None:
 
 def test_windows_lie_on_the_canvas_and_come_in_three_shapes() -> None:
     rng = np.random.default_rng(0)
-    windows = [draw_window(rng, 64, 32)[0] for _ in range(60)]
+    windows = [draw_windows(rng, 64, [32])[0] for _ in range(60)]
     assert {(w.height, w.width) for w in windows} == {(32, 32), (64, 16), (16, 64)}
     assert all(w.top + w.height <= 64 and w.left + w.width <= 64 for w in windows)
     pixels = torch.arange(64 * 64).view(1, 64, 64)
-    for outer, inner in (draw_window(rng, 64, 32, 16) for _ in range(60)):
+    for outer, inner in (draw_windows(rng, 64, [32, 16]) for _ in range(60)):
         assert outer.height * outer.width == 4 * inner.height * inner.width
         assert torch.equal(inner.within(outer).cut(outer.cut(pixels)), inner.cut(pixels))
 

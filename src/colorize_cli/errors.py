@@ -31,3 +31,8 @@ class ModelError(ColorizeError):
 
 class OutputError(ColorizeError):
     """Nothing can be written any more: the disk is full, or the output folder is gone or may not be written to."""
+
+
+def no_such_file(name: str) -> str:
+    """What is said of a photo that is not there."""
+    return f"{name}: no such file; check the name"

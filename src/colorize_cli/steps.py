@@ -17,7 +17,7 @@ import numpy as np
 
 from colorize_cli.ahead import one_ahead
 from colorize_cli.config import DEFAULT_MAX_PIXELS, OutputOptions
-from colorize_cli.errors import ColorizeError, LimitError, OutputError, PhotoError
+from colorize_cli.errors import ColorizeError, LimitError, OutputError, PhotoError, no_such_file
 from colorize_cli.photo import Photo, open_photo, output_suffix, save_photo
 from colorize_cli.provenance import Provenance
 from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, model_pages, views
@@ -161,6 +161,6 @@ def _open(source: str, shaping: Shaping) -> tuple[Photo, os.stat_result]:
         passing = isinstance(error, LimitError) or (isinstance(cause, OSError) and cause.errno is not None)
         raise StepError(str(error), passing) from cause
     except FileNotFoundError as error:
-        raise StepError(f"{source}: no such file; check the name") from error
+        raise StepError(no_such_file(source)) from error
     except OSError as error:  # its name is too long, its folder may not be entered
         raise StepError(f"{source}: cannot be read ({error.strerror}); check the name and the rights") from error

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from colorize_cli import steps
 from colorize_cli.atomic import PREFIX
-from colorize_cli.errors import OutputError, PhotoError
+from colorize_cli.errors import OutputError, PhotoError, no_such_file
 from colorize_cli.locations import is_url
 
 R = TypeVar("R")
@@ -127,7 +127,7 @@ def _remote(url: str, act: Callable[[], R]) -> R:
     try:
         return act()
     except FileNotFoundError as error:
-        raise PhotoError(f"{url}: no such file; check the name") from error
+        raise PhotoError(no_such_file(url)) from error
     except Exception as error:  # every store has errors of its own
         raise PhotoError(f"{url}: cannot be read ({_reason(error)}); check the name and the credentials") from error
 
@@ -144,7 +144,7 @@ def _local_copy(source: str) -> Iterator[str]:
         except PhotoError as error:
             raise steps.StepError(str(error)) from error
         if not there:
-            raise steps.StepError(f"{source}: no such file; check the name")
+            raise steps.StepError(no_such_file(source))
         yield path
 
 

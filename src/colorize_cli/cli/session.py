@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from colorize_cli.batch import Destination
 from colorize_cli.cli.interrupts import Interrupts
 from colorize_cli.config import SamplingOptions
-from colorize_cli.errors import OptionError, OutputError
+from colorize_cli.errors import OptionError, OutputError, no_such_file
 from colorize_cli.journal import Journal
 from colorize_cli.listing import Entry, Listing, list_photos
 from colorize_cli.local_engine import LocalEngine
@@ -239,7 +239,7 @@ class Session:
             for todo in plan.todos:
                 source = todo.job.source
                 if request.engine == "local" and _is_missing(source):
-                    reporter.outcome(Outcome(source, "failed", error=f"{source}: no such file; check the name"))
+                    reporter.outcome(Outcome(source, "failed", error=no_such_file(source)))
                 else:
                     reporter.outcome(Outcome(source, "planned", planner.likely_outputs(todo.job)))
             return

@@ -210,8 +210,8 @@ def block_resolution(block: bytes) -> tuple[float, float] | None:
         return None
 
 
-def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
-    """A block as it is true of the coloured photo: upright, sRGB, `width` x `height` pixels, without a preview.
+def upright(block: bytes, *, lies_down: bool) -> bytes:
+    """A block as it is true of the coloured photo, but for its size: upright, sRGB, without a preview.
 
     All else stays where it was, byte for byte; the layout's tags of the first directory are taken out. Empty where
     `block` is none, or holds nothing else.
@@ -237,7 +237,6 @@ def upright(block: bytes, width: int, height: int, *, lies_down: bool) -> bytes:
             data[down.start : down.start + down.size] = first
     for child in children(data, top).values():
         _write(data, child, COLOR_SPACE, 1)
-    _write_size(data, top, width, height)
     if not _take_out(data, top, LAYOUT_TAGS - OF_ANY_FILE | ELSEWHERE_TAGS):
         return b""
     return bytes(data)
@@ -247,14 +246,10 @@ def sized(block: bytes, width: int, height: int) -> bytes:
     """A block as it is true of a picture of `width` x `height` pixels, all else as it was."""
     data = bytearray(block)
     with contextlib.suppress(ValueError):
-        _write_size(data, first_directory(data), width, height)
+        for child in children(data, first_directory(data)).values():
+            _write(data, child, PIXELS_ACROSS, width)
+            _write(data, child, PIXELS_DOWN, height)
     return bytes(data)
-
-
-def _write_size(data: bytearray, top: Directory, width: int, height: int) -> None:
-    for child in children(data, top).values():
-        _write(data, child, PIXELS_ACROSS, width)
-        _write(data, child, PIXELS_DOWN, height)
 
 
 def without_orientation(block: bytes) -> bytes:

@@ -71,12 +71,12 @@ class Metadata:
             found = int(text) if text in set("12345678") else 1
         return found
 
-    def upright(self, turn: int, width: int, height: int) -> Metadata:
-        """As it is true of the coloured photo of `width` x `height` pixels whose orientation `turn` was undone."""
+    def upright(self, turn: int) -> Metadata:
+        """As it is true of the photo whose orientation `turn` was undone, but for its size."""
         lies_down = turn > 4
         return replace(
             self,
-            exif=exif_block.upright(self.exif, width, height, lies_down=lies_down),
+            exif=exif_block.upright(self.exif, lies_down=lies_down),
             xmp=upright_packet(self.xmp),
             photoshop=kept_resources(self.photoshop),
             resolution=self.resolution[::-1] if self.resolution and lies_down else self.resolution,

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from colorize_cli import xmp
 from colorize_cli.config import DEFAULT_MAX_PIXELS
-from colorize_cli.errors import LimitError, PhotoError
+from colorize_cli.errors import LimitError, PhotoError, no_such_file
 from colorize_cli.photo import damage, exif, jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
@@ -134,7 +134,7 @@ def _explained(name: str) -> Iterator[None]:
     except PhotoError as error:
         raise type(error)(f"{name}: {error}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise PhotoError(f"{name}: no such file; check the name") from error
+        raise PhotoError(no_such_file(name)) from error
     except PermissionError as error:
         raise PhotoError(f"{name}: no permission to read it; change the file's rights or copy it") from error
     except Image.DecompressionBombError as error:  # of a picture within the file
@@ -194,9 +194,8 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
     # The formats of TURNED say it themselves, and their readers put that into EXIF: XMP's counts for nothing there.
     turn = (exif.orientation(meta.pillows_exif(image)) or 1) if kind in TURNED else metadata.orientation
     page = page.turned(turn)
-    height, width = page.luma.shape
     lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and not _lossless_webp(content))
-    metadata = metadata.upright(turn, width, height)
+    metadata = metadata.upright(turn)
     wrong = damage.of_jpeg(content, mode) if content and kind in {"JPEG", "MPO"} else ""
     return Photo((page,), kind, metadata, lossless=not lossy, name=name, sha256=sha256, damage=wrong)
 

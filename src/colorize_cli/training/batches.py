@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,29 +65,23 @@ def draw_photo(sources: list[Source], rng: np.random.Generator) -> np.ndarray:
     return photos[int(rng.integers(len(photos)))]
 
 
-def draw_window(rng: np.random.Generator, size: int, side: int, inner: int | None = None) -> tuple[Window, Window]:
-    """A piece of a `size` x `size` canvas with the area of a square of `side`: that square, or a strip of full length;
-    and a piece of that piece, of the same form, with the area of a square of `inner`.
+def draw_windows(rng: np.random.Generator, size: int, sides: Sequence[int]) -> list[Window]:
+    """Pieces of a `size` x `size` canvas, each within the one before and with the area of a square of its side.
 
-    The strips show attention all distances at the price of the square.
+    All are such squares, or all are strips of full length, which show attention all distances at the price of the
+    square. The sides must not grow.
     """
     form = int(rng.integers(3))
-
-    def sides(side: int) -> tuple[int, int]:
+    windows, around = [], Window(0, 0, size, size)
+    for side in sides:
         side = min(side, size)
         strip = max(1, side * side // size)
-        return ((side, side), (size, strip), (strip, size))[form]
-
-    def place(length: int, room: int) -> int:
-        return int(rng.integers(room - length + 1))
-
-    height, width = sides(side)
-    outer = Window(place(height, size), place(width, size), height, width)
-    if inner is None or inner >= side:
-        return outer, outer
-    height, width = sides(inner)
-    top, left = outer.top + place(height, outer.height), outer.left + place(width, outer.width)
-    return outer, Window(top, left, height, width)
+        height, width = ((side, side), (size, strip), (strip, size))[form]
+        top = around.top + int(rng.integers(around.height - height + 1))
+        left = around.left + int(rng.integers(around.width - width + 1))
+        around = Window(top, left, height, width)
+        windows.append(around)
+    return windows
 
 
 def count_table(sources: list[Source], size: int, photos: int = 4000, seed: int = 0) -> Tensor:

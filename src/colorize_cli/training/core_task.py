@@ -23,7 +23,7 @@ from colorize_cli.training.batches import (
     chosen,
     contact_sheet,
     draw_photo,
-    draw_window,
+    draw_windows,
 )
 from colorize_cli.training.data import CoreSample, PhotoCache, core_sample
 
@@ -100,7 +100,7 @@ class CoreTask:
         size = model.config.resolution
         samples = [core_sample(draw_photo(self.sources, rng), rng, size) for rng in streams]
         gray, eye, bins = self.tensors(samples)
-        around, window = draw_window(random.shared, size, self.encoder_window, self.window)
+        around, window = draw_windows(random.shared, size, [self.encoder_window, self.window])
         with torch.set_grad_enabled(self.phase != "decoders"):
             maps = self.look(model, eye)
             seen = None if maps is None or model.encoder.neck is None else model.encoder.neck(maps)

@@ -21,7 +21,7 @@ from colorize_cli.training.batches import (
     chosen,
     contact_sheet,
     draw_photo,
-    draw_window,
+    draw_windows,
 )
 from colorize_cli.training.data import PhotoCache, age, crop, luma
 
@@ -89,7 +89,7 @@ class UpsamplerTask:
         """Cross entropy in bits per dimension of a window of one channel a photo."""
         assert isinstance(model, ChannelUpsampler)
         random = StepRandom(self.seed, step)
-        window, _ = draw_window(random.shared, model.config.resolution, self.window)
+        (window,) = draw_windows(random.shared, model.config.resolution, [self.window])
         symbols, grays, targets = [], [], []
         for place in places:
             rng = random.of_photo(place)
