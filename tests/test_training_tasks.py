@@ -185,6 +185,21 @@ def test_ageing_keeps_the_colour_and_changes_the_luma(color_photos: PhotoCache) 
     assert 10 <= changed < 20
 
 
+def test_a_share_of_the_photos_is_aged(color_photos: PhotoCache) -> None:
+    photo = color_photos[0]
+    assert all(age(photo, np.random.default_rng(seed), 0.0) is photo for seed in range(20))
+    same = {
+        share: sum(age(photo, np.random.default_rng(seed), share) is photo for seed in range(60)) for share in (0.3, 1)
+    }
+    assert same[1] < 20 < 40 < same[0.3] < 60
+    losses = []
+    for aged in (0.0, 1.0):
+        core = cast(ColTranCore, fresh_stage(TINY["core"]))
+        task = CoreTask([Source(color_photos, 1.0)], {}, batch=4, phase="joint", aged=aged)
+        losses.append(task.loss(core, 0, range(4))[1]["bits"])
+    assert losses[0] != losses[1]
+
+
 def test_scratches_and_paper_borders_touch_only_their_places() -> None:
     gray = np.full((64, 64), 128, dtype=np.float32)
     changed = (scratched(gray, np.random.default_rng(0)) != gray).mean()

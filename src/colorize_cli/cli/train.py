@@ -133,6 +133,8 @@ COMMON_OPTIONS = [
                  help="Side of the canvas, below the stage's own, to learn faster at first."),
     click.option("--window", type=click.IntRange(min=8), metavar="N",
                  help="Side of the canvas piece that a step sees.  [default: the canvas, 64 at most]"),
+    click.option("--aged", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
+                 help="Of the photographs, those that may get an old print's tones, blur, grain or scratches."),
     click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:i]|mps", help="Where to train."),
     click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
                  help="Number format of the products; weights are kept in float32."),
@@ -331,7 +333,7 @@ def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCa
         return CoreTask(
             sources, validation, batch=options["batch"], phase=options["phase"], window=window,
             encoder_window=options["encoder_window"], parallel_weight=options["parallel_weight"],
-            drop_colors=options["drop_colors"],
+            drop_colors=options["drop_colors"], aged=options["aged"],
             teacher=teacher, distillation=options["distillation"],
             device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
         )  # fmt: skip
@@ -342,6 +344,6 @@ def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCa
         core = earlier.to(options["device"], options["dtype"])
     return UpsamplerTask(
         sources, validation, batch=options["batch"], window=window, soften=options["soften"],
-        core=core, drawn_share=options.get("drawn_share", 0.0), device=options["device"],
-        sheet_photos=options["sheet_photos"], seed=options["seed"],
+        core=core, drawn_share=options.get("drawn_share", 0.0), aged=options["aged"],
+        device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
     )  # fmt: skip

@@ -50,6 +50,7 @@ class CoreTask:
         device: str = "cpu",
         parallel_weight: float | None = None,
         drop_colors: float = 0.0,
+        aged: float = 1.0,
         teacher: EfficientNetLite2 | None = None,
         distillation: float = 0.0,
         validation_photos: int = 96,
@@ -61,7 +62,7 @@ class CoreTask:
         if parallel_weight is None or phase == "decoders":  # whose encoder stands still, whatever it is told
             parallel_weight = PARALLEL_WEIGHTS[phase]
         self.parallel_weight = parallel_weight
-        self.drop_colors, self.validation_photos, self.seed = drop_colors, validation_photos, seed
+        self.drop_colors, self.aged, self.validation_photos, self.seed = drop_colors, aged, validation_photos, seed
         self.sheet_photos, self.device = sheet_photos, torch.device(device)
         self.teacher, self.distillation = teacher, distillation
 
@@ -98,7 +99,7 @@ class CoreTask:
         random = StepRandom(self.seed, step)
         streams = [random.of_photo(place) for place in places]
         size = model.config.resolution
-        samples = [core_sample(draw_photo(self.sources, rng), rng, size) for rng in streams]
+        samples = [core_sample(draw_photo(self.sources, rng), rng, size, self.aged) for rng in streams]
         gray, eye, bins = self.tensors(samples)
         around, window = draw_windows(random.shared, size, [self.encoder_window, self.window])
         with torch.set_grad_enabled(self.phase != "decoders"):

@@ -118,11 +118,14 @@ def crop(photo: np.ndarray, rng: np.random.Generator, size: int, least_area: flo
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def age(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def age(rgb: np.ndarray, rng: np.random.Generator, share: float = 1.0) -> np.ndarray:
     """A photo as an old print shows it: other tones, blur, grain; the colour stays, the luma changes.
 
-    `rgb` `(H, W, 3)` uint8; returns the same. Each defect is drawn on its own, so most photos keep most of theirs.
+    `rgb` `(H, W, 3)` uint8; returns the same. A `share` of the photos has defects, each drawn on its own, so that most
+    keep most of theirs.
     """
+    if share < 1 and rng.random() >= share:
+        return rgb
     image = Image.fromarray(rgb)
     luma: np.ndarray = np.asarray(image.convert("L"), dtype=np.float32)
     new = luma
@@ -185,8 +188,10 @@ class CoreSample(NamedTuple):
     sharp: np.ndarray  # (64, 64, 3) or (256, 256, 3): what all of these were made of
 
 
-def core_sample(photo: np.ndarray, rng: np.random.Generator | None, resolution: int = CORE_SIZE) -> CoreSample:
-    """A crop of `photo` `HWC uint8` as the core sees it.
+def core_sample(
+    photo: np.ndarray, rng: np.random.Generator | None, resolution: int = CORE_SIZE, aged: float = 1.0
+) -> CoreSample:
+    """A crop of `photo` `HWC uint8` as the core sees it; a share `aged` of them through `age`.
 
     A photo larger than 64x64 goes through 256x256, as in the command. Without `rng` nothing is random.
     """
@@ -195,6 +200,6 @@ def core_sample(photo: np.ndarray, rng: np.random.Generator | None, resolution: 
     if rng is None:
         rgb = squash(photo, size)
     else:
-        rgb = age(crop(photo, rng, size, 0.5 if small else 0.2), rng)
+        rgb = age(crop(photo, rng, size, 0.5 if small else 0.2), rng, aged)
     gray = luma(rgb)
     return CoreSample(squash(gray, resolution), backbone_view(gray), squash(rgb, resolution), rgb)

@@ -39,6 +39,7 @@ class UpsamplerTask:
         soften: float = 0.0,
         core: ColTranCore | None = None,
         drawn_share: float = 0.3,
+        aged: float = 1.0,
         device: str = "cpu",
         validation_photos: int = 24,
         sheet_photos: int = 4,
@@ -46,7 +47,7 @@ class UpsamplerTask:
     ) -> None:
         self.sources, self.validation, self.batch, self.window = sources, validation, batch, window
         self.soften, self.validation_photos, self.seed = soften, validation_photos, seed
-        self.core, self.drawn_share = core, drawn_share
+        self.core, self.drawn_share, self.aged = core, drawn_share, aged
         self.sheet_photos, self.device = sheet_photos, torch.device(device)
 
     def sample(
@@ -57,7 +58,7 @@ class UpsamplerTask:
         if rng is None:
             rgb = squash(photo, size)
         else:
-            rgb = age(crop(photo, rng, size, 0.3), rng)
+            rgb = age(crop(photo, rng, size, 0.3), rng, self.aged)
         gray = luma(rgb)
         if not isinstance(model, SpatialUpsampler):
             if rng is not None and self.core is not None and rng.random() < self.drawn_share:
