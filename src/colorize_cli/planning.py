@@ -31,6 +31,7 @@ class Todo:
     job: Job
     done: frozenset[str] = frozenset()  # its pictures that are there already, by the same options
     replaced: frozenset[str] = frozenset()  # pictures of this tool that may be written over
+    changed: bool = False  # whether it was coloured with other options or another model
 
 
 @dataclass
@@ -39,7 +40,6 @@ class Plan:
 
     todos: list[Todo] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)  # of photos that need no work
-    changed: int = 0  # photos that were coloured with other options or another model
 
 
 def set_own_aside(listing: Listing, manifest: Manifest | None, but: Collection[str] = ()) -> int:
@@ -108,63 +108,56 @@ class Planner:
         """Sort jobs into what is to be done and what is not."""
         plan = Plan()
         for job in jobs:
-            self._take(job, plan)
+            found = self._compared(job)
+            if isinstance(found, Todo):
+                plan.todos.append(found)
+            else:
+                plan.outcomes.append(found)
         return plan
 
-    def _take(self, job: Job, plan: Plan) -> None:
+    def _compared(self, job: Job) -> Todo | Outcome:
         if self.force:
-            plan.todos.append(Todo(job))
-            return
+            return Todo(job)
         if self.manifest is None:
-            self._take_unknown(job, plan, frozenset())
-            return
+            return self._unknown(job, frozenset())
         name = self.manifest.name(job.folder, job.name)
-        record = self.manifest.records.get(name)
-        begun = self.unrecorded.get(name)
+        record, begun = self.manifest.records.get(name), self.unrecorded.get(name)
         left = frozenset(self._absolute(begun.outputs)) if begun is not None else frozenset[str]()
         if begun is not None and begun.photo != identity(job.source):
             there = [path for path in sorted(left) if self._exists(path)]
             if there:
-                plan.outcomes.append(Outcome(job.source, "failed", error=_taken(job, there[0], begun.photo)))
-                return
+                return _taken(job, there[0], begun.photo)
             left = frozenset()
         if record is None:
-            self._take_unknown(job, plan, left)
-            return
-        former = left.union(self._absolute(record.former))
+            return self._unknown(job, left)
+        outputs, former = self._absolute(record.outputs), left.union(self._absolute(record.former))
         if (record.outputs or record.former) and of_another(job.source, record):
-            picture = self.manifest.absolute([*record.outputs, *record.former][0])
-            plan.outcomes.append(Outcome(job.source, "failed", error=_taken(job, picture, record.input)))
-        elif record.status == "failed":
+            return _taken(job, [*outputs, *self._absolute(record.former)][0], record.input)
+        if record.status == "failed":
             if record.final and not self.retry_failed and not file_changed(job.source, record):
-                plan.outcomes.append(Outcome(job.source, "failed", error=record.error))
-            else:
-                plan.todos.append(Todo(job, replaced=former))
-        elif record.key != self.key or left or file_changed(job.source, record):
-            plan.changed += record.key != self.key
-            plan.todos.append(Todo(job, replaced=former.union(self._absolute(record.outputs))))
-        else:
-            self._take_done(job, plan, self._absolute(record.outputs), former)
+                return Outcome(job.source, "failed", error=record.error)
+            return Todo(job, replaced=former)
+        if record.key != self.key or left or file_changed(job.source, record):
+            return Todo(job, replaced=former.union(outputs), changed=record.key != self.key)
+        return self._known(job, outputs, former)
 
-    def _take_done(self, job: Job, plan: Plan, outputs: list[str], former: frozenset[str]) -> None:
-        """A photo of which pictures were made by the same options: all that are wanted, or not yet."""
+    def _known(self, job: Job, outputs: list[str], former: frozenset[str]) -> Todo | Outcome:
+        """Of a photo of which pictures were made by the same options: all that are wanted, or not yet."""
         there = frozenset(path for path in outputs if self._exists(path))
         wanted = job.outputs(self.count, os.path.splitext(outputs[0])[1]) if outputs else self.likely_outputs(job)
         missing = [path for path in wanted if path not in there]
         if not missing:
-            plan.outcomes.append(Outcome(job.source, "skipped", wanted, skipped="done"))
-        elif all(path not in former and self._exists(path) for path in missing):  # somebody's
-            plan.outcomes.append(Outcome(job.source, "skipped", wanted, skipped="exists"))
-        else:
-            plan.todos.append(Todo(job, done=there, replaced=former))
+            return Outcome(job.source, "skipped", wanted, skipped="done")
+        if all(path not in former and self._exists(path) for path in missing):  # somebody's
+            return Outcome(job.source, "skipped", wanted, skipped="exists")
+        return Todo(job, done=there, replaced=former)
 
-    def _take_unknown(self, job: Job, plan: Plan, left: frozenset[str]) -> None:
-        """A photo of which no record tells: pictures that have its names are somebody's, and stay."""
+    def _unknown(self, job: Job, left: frozenset[str]) -> Todo | Outcome:
+        """Of a photo of which no record tells: pictures that have its names are somebody's, and stay."""
         likely = self.likely_outputs(job)
         if left.isdisjoint(likely) and all(self._exists(path) for path in likely):
-            plan.outcomes.append(Outcome(job.source, "skipped", likely, skipped="exists"))
-        else:
-            plan.todos.append(Todo(job, replaced=left))
+            return Outcome(job.source, "skipped", likely, skipped="exists")
+        return Todo(job, replaced=left)
 
     def likely_outputs(self, job: Job) -> list[str]:
         """A photo's pictures, if it is in the format that its name says."""
@@ -220,9 +213,10 @@ def sweep_folders(todos: Iterable[Todo]) -> None:
         sweep(Path(folder), tuple(COLOR_SUFFIXES))
 
 
-def _taken(job: Job, picture: str, photo: str) -> str:
+def _taken(job: Job, picture: str, photo: str) -> Outcome:
     whose = f" ({photo})" if os.path.lexists(photo) else ""
-    return f"{job.source}: {picture} was made of another photo{whose}; choose another --output, or --force"
+    error = f"{job.source}: {picture} was made of another photo{whose}; choose another --output, or --force"
+    return Outcome(job.source, "failed", error=error)
 
 
 def of_another(source: str, record: Record) -> bool:

@@ -230,9 +230,10 @@ class Session:
         )
         plan = planner.plan(jobs)
         reporter.total += len(plan.todos) + len(plan.outcomes)
-        if plan.changed:
-            photos = "photo was" if plan.changed == 1 else "photos were"
-            reporter.say(f"{plan.changed} {photos} coloured with other options or another model: coloured again")
+        changed = sum(todo.changed for todo in plan.todos)
+        if changed:
+            photos = "photo was" if changed == 1 else "photos were"
+            reporter.say(f"{changed} {photos} coloured with other options or another model: coloured again")
         for outcome in plan.outcomes:
             reporter.outcome(outcome)
         if self.request.dry_run:
