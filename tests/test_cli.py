@@ -138,6 +138,22 @@ def test_a_standard_input_that_is_closed_is_told(tmp_path: Path, wanted: tuple[s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(os.name != "posix", reason="as a POSIX shell closes it")
+@pytest.mark.parametrize("wanted", [("-o", "-"), ("--json",)])
+def test_a_standard_output_that_is_closed_is_told(gray_photo: Path, wanted: tuple[str, ...]) -> None:
+    command = [Path(sys.executable).with_name("colorize"), gray_photo, "-n", "1", *wanted]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(1))
+    assert (done.returncode, "standard output is closed" in done.stderr) == (2, True)
+    assert list(gray_photo.parent.iterdir()) == [gray_photo]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="as a POSIX shell closes them")
+def test_no_file_gets_the_number_of_a_standard_stream_that_is_closed() -> None:
+    script = "import os; from colorize_cli.cli import fill_closed_streams as fill; fill(); os._exit(os.open('.', 0))"
+    done = subprocess.run([sys.executable, "-c", script], preexec_fn=lambda: os.closerange(0, 3))
+    assert done.returncode == 3
+
+
 @SIGNALS
 def test_a_command_that_is_terminated_before_it_begins_leaves_nothing(tmp_path: Path) -> None:
     command = [Path(sys.executable).with_name("colorize"), "-", "-o", "out"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -71,8 +72,19 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
+def fill_closed_streams() -> None:
+    """Put the null device where a standard stream is closed: else the next file that is opened, a picture, would get
+    its number, and with it what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+
+
 def main() -> NoReturn:
     """The console script: exit 0 done, 1 a photo failed, 2 a bad option, model or device, 130 interrupted."""
+    fill_closed_streams()
     keep_memory()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left lying

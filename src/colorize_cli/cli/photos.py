@@ -185,6 +185,8 @@ def _check_combination(
         refuse("standard input can be read only once")
     if sys.stdin is None and "-" in (*inputs, from_file):
         refuse("standard input is closed; name a file")
+    if sys.stdout is None and (as_json or output == "-"):
+        refuse("standard output is closed; open it, or leave out " + ("--json" if as_json else "--output -"))
     if "-" in inputs and output is None:
         refuse("a photo from standard input needs --output: a folder, or - for standard output")
     if output == "-":
