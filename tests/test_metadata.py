@@ -17,6 +17,7 @@ from colorize_cli.photo import Metadata, Page, Photo, open_photo, save_photo
 from colorize_cli.photo import exif as exif_block
 from colorize_cli.photo.metadata import resources
 from colorize_cli.provenance import Provenance, read_provenance
+from tests.conftest import write_gray
 
 LUMA = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)
 ARTIST = "Zoë Müller".encode()
@@ -172,6 +173,16 @@ def test_xmp_no_longer_tells_of_what_lay_behind_the_photo(tmp_path: Path) -> Non
     assert b"Aunt" in kept.metadata.xmp
     assert b"MicroVideo" not in kept.metadata.xmp
     assert b"hdrgm:Version" not in kept.metadata.xmp
+
+
+def test_xmp_that_is_no_xml_is_told_to_be_left_out(colorize, tmp_path: Path) -> None:
+    write_gray(tmp_path / "in.png", 30, 20)
+    with Image.open(tmp_path / "in.png") as image:
+        image.save(tmp_path / "broken.jpg", xmp=b"<x:xmpmeta><exif:TIFF/EP>1</exif:TIFF/EP></x:xmpmeta>")
+        image.save(tmp_path / "empty.jpg", xmp=b" " * 100)
+    told = f"note: {tmp_path / 'broken.jpg'}: left out: its XMP, which is no XML"
+    result = colorize(tmp_path / "broken.jpg", tmp_path / "empty.jpg", "-n", 1)
+    assert (result.exit_code, result.stderr.splitlines()) == (0, [told])
 
 
 def test_xmp_that_goes_on_in_further_segments_stays_whole(tmp_path: Path) -> None:

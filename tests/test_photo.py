@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
+from colorize_cli.errors import PhotoError
 from colorize_cli.photo import (
     Metadata,
     Page,
@@ -380,3 +381,17 @@ def test_a_gray_profile_counts_where_a_format_knows_no_gray(tmp_path: Path) -> N
     expected = open_photo(tmp_path / "gray.png").luma
     assert not np.array_equal(expected, RAMP)
     assert np.array_equal(open_photo(tmp_path / "gray.webp").luma, expected)
+
+
+def test_a_png_may_have_a_large_profile(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray = Image.new("RGB", (8, 8), (90, 90, 90))
+    gray.save(tmp_path / "in.png", icc_profile=profile + bytes(2**21))
+    assert np.array_equal(open_photo(tmp_path / "in.png").luma, np.full((8, 8), 90))
+
+
+def test_a_psd_of_16_bits_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    header = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 1, 4, 4, 16, 1)
+    (tmp_path / "in.psd").write_bytes(header + bytes(14) + bytes(32))
+    with pytest.raises(PhotoError, match="8 bits a channel"):
+        open_photo(tmp_path / "in.psd")

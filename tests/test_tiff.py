@@ -220,3 +220,31 @@ def test_premultiplied_colours_share_a_scale_with_their_alpha(tmp_path: Path, ki
     assert photo.luma.max() <= 65535 / 290
     assert photo.alpha is not None
     assert set(np.unique(photo.alpha)) == {0, 65535}
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ({"extrasamples": ["unassalpha"]}, ()),
+        ({"extrasamples": ["unspecified"]}, ("its channels beside colour and alpha",)),
+        ({"extrasamples": ["unassalpha"], "extratags": [(exif_block.XMP, 1, 4, b"<a><", True)]},
+         ("its XMP, which is no XML",)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_what_no_picture_of_a_tiff_keeps_is_told(
+    tmp_path: Path, depth: type, options: dict[str, object], lost: tuple[str, ...]
+) -> None:
+    pixels = np.dstack([LUMA.astype(depth)] * 4)
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="rgb", **options)  # type: ignore[arg-type]
+    photo = open_photo(tmp_path / "in.tif")
+    assert photo.lost == lost
+    assert (photo.alpha is None) == (options["extrasamples"] == ["unspecified"])
+
+
+def test_a_mask_among_the_pages_of_a_tiff_is_told_to_be_left_out(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "in.tif") as file:
+        file.write(LUMA, photometric="minisblack")
+        file.write(LUMA > 100, photometric="mask", subfiletype=4)
+    photo = open_photo(tmp_path / "in.tif")
+    assert (len(photo.pages), photo.lost) == (1, ("the masks among its pages",))

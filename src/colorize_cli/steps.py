@@ -83,6 +83,8 @@ def look(source: str, shaping: Shaping) -> Look:
     notes = [COLOR_IGNORED] if opened.has_color else []
     if opened.damage:
         notes.append(f"{source}: damaged, and parts of it may be lost ({opened.damage}); copy it again if you can")
+    if opened.lost:
+        notes.append(f"{source}: left out: {', '.join(opened.lost)}")
     return Look(
         views=views(opened),
         suffix=suffix,

@@ -15,6 +15,7 @@ from PIL import Image
 from colorize_cli import xmp
 from colorize_cli.photo import avif, jp2
 from colorize_cli.photo import exif as exif_block
+from colorize_cli.photo.pillow import MOST_TEXT
 
 TIFF_NAMESPACE = "http://ns.adobe.com/tiff/1.0/"
 EXIF_NAMESPACE = "http://ns.adobe.com/exif/1.0/"
@@ -45,7 +46,6 @@ GIF_EXTENSION, GIF_FRAME, GIF_END, GIF_COMMENT = 0x21, 0x2C, 0x3B, 0xFE
 KEPT_RESOURCES = frozenset({IPTC_RESOURCE, 0x040A, 0x040B, 0x0425})
 LONGEST_SEGMENT = 65_533  # bytes of a JPEG's
 MOST_OF_ASPECT = 65535  # what a JPEG holds
-MOST_TEXT = 2**24  # bytes of one text of a PNG
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,11 @@ def of_tiff(file: exif_block.Buffer, top: exif_block.Directory, turn: int) -> Me
 def upright_packet(packet: bytes) -> bytes:
     """An XMP packet without what is no longer true; empty where there is none."""
     return xmp.edited(packet, drop=STALE, add={}, prefixes={}) if xmp.is_packet(packet) else b""
+
+
+def lost_in(packet: bytes) -> list[str]:
+    """What is lost of an XMP packet as it lies in a file: all of it, if it cannot be read."""
+    return [] if not packet.strip(b"\0 \t\r\n") or xmp.is_packet(packet) else ["its XMP, which is no XML"]
 
 
 def _resolution(info: Mapping[Any, Any]) -> tuple[float, float] | None:

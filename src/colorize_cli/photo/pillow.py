@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import logging
 import threading
 from pathlib import Path
 from typing import IO
 
 import PIL
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from colorize_cli.errors import LimitError
 
@@ -18,6 +19,7 @@ from colorize_cli.errors import LimitError
 # They are tried in this order: TGA last, which has no mark and takes others for its own.
 _FORMATS = "JPEG PNG TIFF WEBP AVIF HEIF JPEG2000 GIF BMP PPM MPO DIB PCX PSD SGI ICO QOI TGA"
 FORMATS = tuple(_FORMATS.split())
+MOST_TEXT = 2**24  # bytes of one text or profile of a PNG: large profiles have more than the one of Pillow's limit
 
 _limit = threading.Lock()
 
@@ -29,11 +31,14 @@ def check_pixels(count: int, most: int) -> None:
 
 
 @functools.cache
-def _hush_libtiff() -> None:
-    """Have the libtiff in Pillow's wheel print nothing of broken files: what is wrong is said once, by an exception.
+def _prepare() -> None:
+    """Have Pillow take large profiles, and print nothing of broken files: what is wrong is said once, by an exception.
 
-    Pillow has no switch for it; this one is the whole process's. A libtiff of the system goes on printing.
+    All of this is the whole process's. Pillow has no switch for the libtiff in its wheel; one of the system goes on
+    printing.
     """
+    PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, MOST_TEXT)
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints where nobody else listens
     package = Path(PIL.__file__).parent
     for library in (*package.parent.glob("pillow.libs/libtiff-*"), *package.glob(".dylibs/libtiff.*")):
         with contextlib.suppress(OSError, AttributeError):
@@ -42,7 +47,7 @@ def _hush_libtiff() -> None:
 
 def opened(file: IO[bytes]) -> Image.Image:
     """Pillow's image of a file, whose pixels are not decoded yet, however many they are."""
-    _hush_libtiff()
+    _prepare()
     with _limit:  # Pillow's limit is the process's
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

@@ -62,6 +62,7 @@ class Photo:
     name: str = ""  # of the file, without its folder
     sha256: str = ""  # of the file
     damage: str = ""  # what is wrong with the file that its reader forgave, in the reader's words
+    lost: tuple[str, ...] = ()  # what of the file no picture keeps
 
     @property
     def luma(self) -> np.ndarray:
@@ -154,8 +155,18 @@ def _of_file(file: io.BytesIO | io.BufferedReader, name: str, max_pixels: int) -
     if file.read(4) in TIFF_MARKS:
         from colorize_cli.photo import tiff  # not sooner: its library takes its time
 
-        pages, (first, *further), wrong = tiff.read(file, max_pixels)
-        return Photo(tuple(pages), "TIFF", first, tuple(further), name=name, sha256=sha256, damage=wrong)
+        found = tiff.read(file, max_pixels)
+        first, *further = found.metadata
+        return Photo(
+            tuple(found.pages),
+            "TIFF",
+            first,
+            tuple(further),
+            name=name,
+            sha256=sha256,
+            damage=found.damage,
+            lost=tuple(found.lost),
+        )
     file.seek(0)
     content = file.read()
     with _opened(content, max_pixels) as image:
@@ -177,6 +188,8 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             raise PhotoError(
                 "damaged, or a JPEG of 12 or 16 bits, which is not known here; convert it to PNG"
             ) from error
+        if content.startswith(b"8BPS"):
+            raise PhotoError("a PSD of this kind is not known here, 8 bits a channel are; save it as TIFF") from error
         raise
     with image:
         check_pixels(image.width * image.height, max_pixels)
@@ -195,9 +208,9 @@ def _of_image(image: Image.Image, content: bytes, name: str, sha256: str = "") -
     turn = (exif.orientation(meta.pillows_exif(image)) or 1) if kind in TURNED else metadata.orientation
     page = page.turned(turn)
     lossy = kind in {"JPEG", "MPO", "AVIF", "HEIF"} or (kind == "WEBP" and not _lossless_webp(content))
-    metadata = metadata.upright(turn)
+    upright, lost = metadata.upright(turn), tuple(meta.lost_in(metadata.xmp))
     wrong = damage.of_jpeg(content, mode) if content and kind in {"JPEG", "MPO"} else ""
-    return Photo((page,), kind, metadata, lossless=not lossy, name=name, sha256=sha256, damage=wrong)
+    return Photo((page,), kind, upright, lossless=not lossy, name=name, sha256=sha256, damage=wrong, lost=lost)
 
 
 def _scale_key(image: Image.Image, content: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -13,14 +13,16 @@ from PIL import Image, UnidentifiedImageError
 
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import damage, exif, luma
-from colorize_cli.photo.metadata import Metadata, of_tiff
+from colorize_cli.photo.metadata import Metadata, lost_in, of_tiff
 from colorize_cli.photo.pillow import check_pixels, opened
 
 REDUCED, MASK = 1, 4  # bits of a page's kind: a preview, a mask of another page
 MOST_PAGES = 10_000
 MOST_CHANNELS = 16
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED = 0, 1, 2, 3, 5
+COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4}  # channels of each
 PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of alpha
+ALPHA = frozenset({PREMULTIPLIED, STRAIGHT})
 NOT_OF_PILLOW = frozenset({50001})  # compressions that it knows by name alone: WebP
 STRIP_BYTES = 2**18
 SMALL_FILE = 2**32 - 2**26  # beyond this many bytes of pixels a file may outgrow 32-bit offsets
@@ -28,8 +30,17 @@ RATIOS = {5: "I", 10: "i"}  # types of tags whose values are pairs of these
 POINTER_NAMES = {exif.EXIF_POINTER: "ExifTag", exif.GPS_POINTER: "GPSTag"}
 
 
-def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metadata], str]:
-    """Every page of a TIFF file, upright, and its metadata; and what is wrong with the file, but was forgiven.
+class Content(NamedTuple):
+    """What is in a TIFF file."""
+
+    pages: list[luma.Page]  # upright
+    metadata: list[Metadata]  # of each
+    damage: str  # what is wrong with the file, but was forgiven
+    lost: list[str]  # what is in the file and no picture keeps
+
+
+def read(file: IO[bytes], max_pixels: int) -> Content:
+    """Every page of a TIFF file but previews.
 
     Raises:
         PhotoError: only previews, more than `max_pixels` in all, or of a kind that is not known here.
@@ -39,7 +50,8 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metada
     with tifffile.TiffFile(file) as tiff, _pillow(file) as image:
         order: exif.Order = "<" if tiff.byteorder == "<" else ">"
         pages, metadata, wrong = [], [], ""
-        for number, page in list(_chosen(tiff, max_pixels)):
+        lost: set[str] = set()
+        for number, page in list(_chosen(tiff, max_pixels, lost)):
             if image is not None and _shallow(page) and int(page.compression) not in NOT_OF_PILLOW:
                 image.seek(number)
                 image.info["icc_profile"] = page.iccprofile  # where a page has none, Pillow keeps an earlier one's
@@ -51,15 +63,19 @@ def read(file: IO[bytes], max_pixels: int) -> tuple[list[luma.Page], list[Metada
                 deep = _deep_page(page).turned(int(tag.value) if tag else 1)
                 pages.append(deep.shallow() if _shallow(page) else deep)
             found = exif.directory(content, order, page.offset, large=tiff.is_bigtiff)
+            if exif.XMP in found.tags:
+                lost.update(lost_in(found.tags[exif.XMP].value(content)))
+            if _has_unnamed(page):
+                lost.add("its channels beside colour and alpha")
             metadata.append(of_tiff(content, found, exif.number(content, found, exif.ORIENTATION) or 1))
         last = tiff.pages[len(tiff.pages) - 1].offset
         if exif.directory(content, order, last, large=tiff.is_bigtiff).next >= file.seek(0, 2):
             wrong = wrong or "it ends before its last pages"
-        return pages, metadata, wrong
+        return Content(pages, metadata, wrong, sorted(lost))
 
 
-def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tifffile.TiffPage]]:
-    """The pages that are pictures of their own, with their numbers."""
+def _chosen(tiff: tifffile.TiffFile, max_pixels: int, lost: set[str]) -> Iterator[tuple[int, tifffile.TiffPage]]:
+    """The pages that are pictures of their own, with their numbers; what others are is added to `lost`."""
     pixels = 0
     seen: set[int] = set()
     for number in range(MOST_PAGES):
@@ -71,6 +87,8 @@ def _chosen(tiff: tifffile.TiffFile, max_pixels: int) -> Iterator[tuple[int, tif
         if page.offset in seen:  # the last page of a broken file points to an earlier one
             break
         seen.add(page.offset)
+        if int(page.subfiletype) & MASK:
+            lost.add("the masks among its pages")
         if int(page.subfiletype) & (REDUCED | MASK):
             continue
         size = page.imagewidth * page.imagelength
@@ -97,6 +115,12 @@ def _pillow(file: IO[bytes]) -> Iterator[Image.Image | None]:
         yield image
 
 
+def _has_unnamed(page: tifffile.TiffPage) -> bool:
+    """Whether a page has more channels than its colours and one that says that it is alpha."""
+    colors = COLORS.get(int(page.photometric))
+    return colors is not None and page.samplesperpixel > colors + (not ALPHA.isdisjoint(page.extrasamples))
+
+
 def _shallow(page: tifffile.TiffPage) -> bool:
     return page.bitspersample in {1, 2, 4, 8} and page.sampleformat in {1, 4}
 
@@ -115,11 +139,11 @@ def _deep_page(page: tifffile.TiffPage) -> luma.Page:
     if photometric == PALETTE and page.colormap is not None:
         pixels = np.asarray(page.colormap)[:, pixels[..., 0]].transpose(1, 2, 0)
         photometric, bits = RGB, 16
-    colors = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4}.get(photometric, 0)
+    colors = COLORS.get(photometric, 0)
     if not colors or pixels.shape[2] < colors:
         raise PhotoError(f"a TIFF of this colour model ({photometric}) is not known here; convert it to RGB")
     kinds = dict(enumerate(map(int, page.extrasamples[: pixels.shape[2] - colors]), start=colors))
-    place = next((channel for channel, kind in kinds.items() if kind in {PREMULTIPLIED, STRAIGHT}), None)
+    place = next((channel for channel, kind in kinds.items() if kind in ALPHA), None)
     alpha = None
     if place is not None and kinds[place] == PREMULTIPLIED:  # one scale for both
         pixels = luma.scaled(pixels[..., : place + 1], bits, from_nought=True)
