@@ -230,3 +230,14 @@ def test_a_half_written_row_and_rows_after_the_checkpoint_are_dropped(tmp_path: 
     rewind(path, 40)
     append_row(path, {"step": 60, "bits": 1.25})
     assert path.read_text().split() == ["step,bits", "20,1.5", "40,1.5", "60,1.25"]
+
+
+def test_a_share_of_what_the_backbone_sees_is_withheld_and_its_mean_stays(color_photos: PhotoCache) -> None:
+    maps = (torch.ones(8, 48, 2, 2), torch.ones(8, 120, 1, 1), torch.ones(8, 352, 1, 1))
+    task = CoreTask([Source(color_photos, 1.0)], {}, batch=8, phase="joint", drop_maps=0.25)
+    for found in task.withheld(maps, [np.random.default_rng(seed) for seed in range(8)]):
+        assert set(found.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+        assert found.mean().item() == pytest.approx(1, abs=0.1)
+        assert not torch.equal(found[0], found[1])
+    task.drop_maps = 0.0
+    assert task.withheld(maps, []) is maps

@@ -169,6 +169,8 @@ CORE_OPTIONS = [
                       "[default: --window]"),
     click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True,
                  help="Share of the decoders' colour inputs replaced by another pixel's."),
+    click.option("--drop-maps", type=click.FloatRange(0, 0.9), default=0.0, show_default=True,
+                 help="Share of the backbone's maps that is withheld, others of every photograph."),
 ]  # fmt: skip
 UPSAMPLER_OPTIONS = [
     click.option("--soften", type=float, default=0.05, show_default=True,
@@ -333,7 +335,7 @@ def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCa
         return CoreTask(
             sources, validation, batch=options["batch"], phase=options["phase"], window=window,
             encoder_window=options["encoder_window"], parallel_weight=options["parallel_weight"],
-            drop_colors=options["drop_colors"], aged=options["aged"],
+            drop_colors=options["drop_colors"], drop_maps=options["drop_maps"], aged=options["aged"],
             teacher=teacher, distillation=options["distillation"],
             device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
         )  # fmt: skip

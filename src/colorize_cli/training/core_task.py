@@ -50,6 +50,7 @@ class CoreTask:
         device: str = "cpu",
         parallel_weight: float | None = None,
         drop_colors: float = 0.0,
+        drop_maps: float = 0.0,
         aged: float = 1.0,
         teacher: EfficientNetLite2 | None = None,
         distillation: float = 0.0,
@@ -62,7 +63,8 @@ class CoreTask:
         if parallel_weight is None or phase == "decoders":  # whose encoder stands still, whatever it is told
             parallel_weight = PARALLEL_WEIGHTS[phase]
         self.parallel_weight = parallel_weight
-        self.drop_colors, self.aged, self.validation_photos, self.seed = drop_colors, aged, validation_photos, seed
+        self.drop_colors, self.drop_maps, self.aged = drop_colors, drop_maps, aged
+        self.validation_photos, self.seed = validation_photos, seed
         self.sheet_photos, self.device = sheet_photos, torch.device(device)
         self.teacher, self.distillation = teacher, distillation
 
@@ -104,7 +106,8 @@ class CoreTask:
         around, window = draw_windows(random.shared, size, [self.encoder_window, self.window])
         with torch.set_grad_enabled(self.phase != "decoders"):
             maps = self.look(model, eye)
-            seen = None if maps is None or model.encoder.neck is None else model.encoder.neck(maps)
+            neck = model.encoder.neck
+            seen = None if maps is None or neck is None else neck(self.withheld(maps, streams))
             context = model.encoder(gray, seen, around)
         gray, bins = around.cut(gray), around.cut(bins)
         figures: dict[str, float] = {}
@@ -127,6 +130,20 @@ class CoreTask:
             total = total + self.distillation * blindness
             figures["blindness"] = blindness.item()
         return total, figures
+
+    def withheld(self, maps: Maps, streams: list[np.random.Generator]) -> Maps:
+        """The backbone's maps without a share of their channels, others of every photo, the rest stronger by it.
+
+        So nothing learns to count on one channel alone.
+        """
+        if self.drop_maps == 0:
+            return maps
+        kept = []
+        for found in maps:
+            masks = np.stack([rng.random(found.shape[1]) >= self.drop_maps for rng in streams])
+            weights = torch.from_numpy(masks / (1 - self.drop_maps)).to(found)
+            kept.append(found * weights[..., None, None])
+        return kept[0], kept[1], kept[2]
 
     def corrupt(self, bins: Tensor, streams: list[np.random.Generator]) -> Tensor:
         """A share of the decoders' colour inputs replaced by another pixel's colour of the same photo."""
