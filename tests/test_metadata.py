@@ -154,6 +154,14 @@ def test_a_shape_of_a_pixel_that_no_jpeg_can_hold_is_rounded_or_dropped(
         assert (out.info["jfif_unit"], out.info["jfif_density"]) == (0, density)
 
 
+@pytest.mark.parametrize("mark", [b"AgHg", b"DCSR", b"MeSa", b"PHUT"])
+def test_iptc_behind_another_programs_resources_stays(tmp_path: Path, mark: bytes) -> None:
+    block = mark + struct.pack(">HHI", 0x0404, 0, 2) + b"no" + RESOURCES
+    extra = b"\xff\xed" + struct.pack(">H", 16 + len(block)) + b"Photoshop 3.0\0" + block
+    Image.fromarray(LUMA).save(tmp_path / "in.jpg", extra=extra)
+    assert again(open_photo(tmp_path / "in.jpg"), tmp_path / "out.jpg").metadata.iptc == IPTC
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".jp2"])
 def test_iptc_stays_and_photoshops_preview_goes(tmp_path: Path, suffix: str) -> None:
     extra = b"\xff\xed" + struct.pack(">H", 16 + len(RESOURCES)) + b"Photoshop 3.0\0" + RESOURCES

@@ -24,6 +24,7 @@ from colorize_cli.photo import (
     to_8_bits,
 )
 from colorize_cli.photo.luma import SRGB, page_of_array
+from tests.conftest import write_gray
 from tests.zoo import ADOBE_RGB, gray_profile, srgb_of_light
 
 RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
@@ -395,3 +396,22 @@ def test_a_psd_of_16_bits_is_refused_as_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "in.psd").write_bytes(header + bytes(14) + bytes(32))
     with pytest.raises(PhotoError, match="8 bits a channel"):
         open_photo(tmp_path / "in.psd")
+
+
+@pytest.mark.parametrize("size", ["original", "256"])
+def test_a_photo_too_large_for_a_format_is_refused_before_it_is_drawn(colorize, tmp_path: Path, size: str) -> None:
+    photo = write_gray(tmp_path / "long.png", 16_384, 2)
+    result = colorize(photo, "-n", 1, "--format", "webp", "--size", size, "--json")
+    assert (result.exit_code, len(list(tmp_path.iterdir()))) == ((1, 1) if size == "original" else (0, 2))
+    if size == "original":
+        assert f"error: {photo}: WEBP holds 16,383 pixels a side at most" in result.stderr
+
+
+def test_sixteen_bits_that_become_eight_and_iptc_that_goes_are_told(tmp_path: Path) -> None:
+    photo = Photo((Page(RAMP.astype(np.uint16)),), metadata=Metadata(photoshop=b"8BIM\4\4\0\0\0\0\0\2IP"))
+    notes = save_photo([np.dstack([RAMP.astype(np.uint16)] * 3)], photo, tmp_path / "out.webp")
+    assert notes == [
+        "WEBP holds no IPTC: the photo's is left out",
+        "WEBP holds 8 bits a channel: the photo's 16 are rounded",
+    ]
+    assert save_photo([np.dstack([RAMP.astype(np.uint16)] * 3)], photo, tmp_path / "out.png") == []

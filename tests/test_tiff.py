@@ -248,3 +248,16 @@ def test_a_mask_among_the_pages_of_a_tiff_is_told_to_be_left_out(tmp_path: Path)
         file.write(LUMA > 100, photometric="mask", subfiletype=4)
     photo = open_photo(tmp_path / "in.tif")
     assert (len(photo.pages), photo.lost) == (1, ("the masks among its pages",))
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_an_orientation_that_stands_in_a_tiffs_xmp_alone_is_applied(tmp_path: Path, depth: type) -> None:
+    packet = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+    resolution = {"resolution": (300, 150), "resolutionunit": "INCH", "metadata": None}
+    tifffile.imwrite(tmp_path / "in.tif", LUMA.astype(depth), **resolution,
+                     extratags=[(exif_block.XMP, 1, len(packet), packet, True)])  # fmt: skip
+    kept = again(open_photo(tmp_path / "in.tif"), tmp_path / "out.tif")
+    assert np.array_equal(kept.luma, np.rot90(LUMA, -1).astype(depth))
+    assert kept.metadata.resolution == (150, 300)
+    assert kept.metadata.orientation == 1

@@ -18,7 +18,7 @@ import numpy as np
 from colorize_cli.ahead import one_ahead
 from colorize_cli.config import DEFAULT_MAX_PIXELS, OutputOptions
 from colorize_cli.errors import ColorizeError, LimitError, OutputError, PhotoError, no_such_file
-from colorize_cli.photo import Photo, open_photo, output_suffix, save_photo
+from colorize_cli.photo import Photo, check_size, format_of, open_photo, output_suffix, save_photo
 from colorize_cli.provenance import Provenance
 from colorize_cli.views import GrayPhoto, Prediction, color_maps, join, model_pages, views
 
@@ -78,6 +78,8 @@ def look(source: str, shaping: Shaping) -> Look:
     opened, status = _open(source, shaping)
     try:
         suffix = output_suffix(opened, os.path.splitext(source)[1], shaping.output)
+        if shaping.size == "original":
+            check_size(format_of(Path(f"photo{suffix}")), max(max(page.luma.shape) for page in opened.pages))
     except PhotoError as error:
         raise StepError(str(error)) from error
     notes = [COLOR_IGNORED] if opened.has_color else []

@@ -39,6 +39,8 @@ STALE = frozenset(
 EXIF_HEADER = b"Exif\0\0"
 EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
+PHOTOSHOP_MARK = b"8BIM"
+RESOURCE_MARKS = frozenset({PHOTOSHOP_MARK, b"AgHg", b"DCSR", b"MeSa", b"PHUT"})
 IPTC_RESOURCE = 0x0404
 RESOLUTION_RESOURCE, EXIF_RESOURCE, XMP_RESOURCE = 0x03ED, 0x0422, 0x0424  # of Photoshop's own files
 GIF_EXTENSION, GIF_FRAME, GIF_END, GIF_COMMENT = 0x21, 0x2C, 0x3B, 0xFE
@@ -66,10 +68,7 @@ class Metadata:
     def orientation(self) -> int:
         """1 to 8: what EXIF says, or else XMP; 1 where neither does."""
         found = exif_block.orientation(self.exif)
-        if found is None:
-            text = xmp.property_text(self.xmp, (TIFF_NAMESPACE, "Orientation")) or "1"
-            found = int(text) if text in set("12345678") else 1
-        return found
+        return packet_orientation(self.xmp) if found is None else found
 
     def upright(self, turn: int) -> Metadata:
         """As it is true of the photo whose orientation `turn` was undone, but for its size."""
@@ -247,6 +246,12 @@ def of_tiff(file: exif_block.Buffer, top: exif_block.Directory, turn: int) -> Me
     )
 
 
+def packet_orientation(packet: bytes) -> int:
+    """1 to 8, by an XMP packet; 1 where it does not say."""
+    text = xmp.property_text(packet, (TIFF_NAMESPACE, "Orientation")) or "1"
+    return int(text) if text in set("12345678") else 1
+
+
 def upright_packet(packet: bytes) -> bytes:
     """An XMP packet without what is no longer true; empty where there is none."""
     return xmp.edited(packet, drop=STALE, add={}, prefixes={}) if xmp.is_packet(packet) else b""
@@ -276,16 +281,18 @@ def _aspect(info: Mapping[Any, Any]) -> tuple[int, int] | None:
 
 
 def resources(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Photoshop's resources by number, as far as they can be read."""
+    """Photoshop's own resources by number, as far as they can be read, without those of other programs among them."""
     position = 0
-    while content[position : position + 4] == b"8BIM" and position + 12 <= len(content):
+    while content[position : position + 4] in RESOURCE_MARKS and position + 12 <= len(content):
+        mark = content[position : position + 4]
         (number,) = struct.unpack_from(">H", content, position + 4)
         position += 6
         position += (content[position] + 2) // 2 * 2  # its name, of an even length with its own
         if position + 4 > len(content):
             return
         (size,) = struct.unpack_from(">I", content, position)
-        yield number, content[position + 4 : position + 4 + size]
+        if mark == PHOTOSHOP_MARK:
+            yield number, content[position + 4 : position + 4 + size]
         position += 4 + (size + 1) // 2 * 2
 
 
@@ -295,7 +302,7 @@ def _but_iptc(photoshop: bytes) -> list[tuple[int, bytes]]:
 
 def _packed(items: list[tuple[int, bytes]]) -> bytes:
     return b"".join(
-        b"8BIM" + struct.pack(">HHI", number, 0, len(content)) + content + bytes(len(content) % 2)
+        PHOTOSHOP_MARK + struct.pack(">HHI", number, 0, len(content)) + content + bytes(len(content) % 2)
         for number, content in items
     )
 

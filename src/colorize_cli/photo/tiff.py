@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import damage, exif, luma
-from colorize_cli.photo.metadata import Metadata, lost_in, of_tiff
+from colorize_cli.photo.metadata import Metadata, lost_in, of_tiff, packet_orientation
 from colorize_cli.photo.pillow import check_pixels, opened
 
 REDUCED, MASK = 1, 4  # bits of a page's kind: a preview, a mask of another page
@@ -55,19 +55,21 @@ def read(file: IO[bytes], max_pixels: int) -> Content:
             if image is not None and _shallow(page) and int(page.compression) not in NOT_OF_PILLOW:
                 image.seek(number)
                 image.info["icc_profile"] = page.iccprofile  # where a page has none, Pillow keeps an earlier one's
-                image.load()  # Pillow turns these upright itself
-                pages.append(luma.page_of_image(image))
+                image.getexif()[exif.ORIENTATION] = 1  # else it turns the page itself
+                image.load()
+                lying = luma.page_of_image(image)
                 wrong = wrong or damage.of_tiff(page)
             else:
-                tag = page.tags.get(exif.ORIENTATION)
-                deep = _deep_page(page).turned(int(tag.value) if tag else 1)
-                pages.append(deep.shallow() if _shallow(page) else deep)
+                lying = _deep_page(page)
+                lying = lying.shallow() if _shallow(page) else lying
             found = exif.directory(content, order, page.offset, large=tiff.is_bigtiff)
-            if exif.XMP in found.tags:
-                lost.update(lost_in(found.tags[exif.XMP].value(content)))
+            packet = found.tags[exif.XMP].value(content) if exif.XMP in found.tags else b""
+            turn = exif.number(content, found, exif.ORIENTATION) or packet_orientation(packet)
+            pages.append(lying.turned(turn))
+            metadata.append(of_tiff(content, found, turn))
+            lost.update(lost_in(packet))
             if _has_unnamed(page):
                 lost.add("its channels beside colour and alpha")
-            metadata.append(of_tiff(content, found, exif.number(content, found, exif.ORIENTATION) or 1))
         last = tiff.pages[len(tiff.pages) - 1].offset
         if exif.directory(content, order, last, large=tiff.is_bigtiff).next >= file.seek(0, 2):
             wrong = wrong or "it ends before its last pages"

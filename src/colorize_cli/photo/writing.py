@@ -43,6 +43,7 @@ class Format:
     deep: bool = False  # 16 bits a channel
     alpha: bool = True
     xmp: bool = True
+    iptc: bool = True
     dots_in_exif: bool = False  # whether nothing else in it says the dots an inch
     pages: bool = False
     longest: int = 2**31  # pixels a side
@@ -53,12 +54,12 @@ FORMATS: dict[str, Format] = {
     "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, longest=65_500),
     "PNG": Format((".png",), deep=True),
     "TIFF": Format((".tif", ".tiff"), deep=True, pages=True),
-    "WEBP": Format((".webp",), longest=16_383, dots_in_exif=True),
-    "AVIF": Format((".avif", ".avifs"), longest=65_536, dots_in_exif=True),
-    "HEIF": Format((".heic", ".heif"), longest=16_384, dots_in_exif=True),
+    "WEBP": Format((".webp",), longest=16_383, iptc=False, dots_in_exif=True),
+    "AVIF": Format((".avif", ".avifs"), longest=65_536, iptc=False, dots_in_exif=True),
+    "HEIF": Format((".heic", ".heif"), longest=16_384, iptc=False, dots_in_exif=True),
     "JPEG2000": Format((".jp2",), deep=True, dots_in_exif=True),
-    "BMP": Format((".bmp",), alpha=False, xmp=False),
-    "PPM": Format((".ppm", ".pnm"), deep=True, alpha=False, xmp=False),
+    "BMP": Format((".bmp",), alpha=False, xmp=False, iptc=False),
+    "PPM": Format((".ppm", ".pnm"), deep=True, alpha=False, xmp=False, iptc=False),
 }
 
 
@@ -89,6 +90,12 @@ def format_of(path: Path) -> str:
             return kind
     suffixes = ", ".join(suffix for known in FORMATS.values() for suffix in known.suffixes)
     raise PhotoError(f"{path}: no format to write by that suffix; use one of {suffixes}")
+
+
+def check_size(kind: str, longest: int) -> None:
+    """Raises `PhotoError` where a format, by Pillow's name, does not hold so many pixels a side."""
+    if longest > FORMATS[kind].longest:
+        raise PhotoError(f"{kind} holds {FORMATS[kind].longest:,} pixels a side at most; use --format png")
 
 
 def save_photo(
@@ -139,9 +146,7 @@ def write_photo(
 ) -> list[str]:
     """As `save_photo`, into an open empty file that can be read and sought, in the format of that Pillow name."""
     known = FORMATS[kind]
-    longest = max(max(page.shape[:2]) for page in pages)
-    if longest > known.longest:
-        raise PhotoError(f"{photo.name}: {kind} holds {known.longest:,} pixels a side at most; use --format png")
+    check_size(kind, max(max(page.shape[:2]) for page in pages))
     metadata, *further = [
         each.stripped() if options.strip_metadata else each.sized(page.shape[1], page.shape[0])
         for each, page in zip(photo.page_metadata, pages, strict=True)
@@ -159,7 +164,10 @@ def write_photo(
             notes.append("a JPEG holds 65,527 bytes of EXIF: longer EXIF is left out")
     if packet and not known.xmp:
         notes.append(f"{kind} holds no XMP: nothing in the file says that a model made its colours")
-    if not known.deep:
+    if metadata.iptc and not known.iptc:
+        notes.append(f"{kind} holds no IPTC: the photo's is left out")
+    if not known.deep and any(page.dtype != np.uint8 for page in pages):
+        notes.append(f"{kind} holds 8 bits a channel: the photo's 16 are rounded")
         pages = [luma.to_8_bits(page) for page in pages]
     if known.alpha:
         pages = [_with_alpha(page, source.alpha) for page, source in zip(pages, photo.pages, strict=True)]
