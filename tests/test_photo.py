@@ -415,3 +415,15 @@ def test_sixteen_bits_that_become_eight_and_iptc_that_goes_are_told(tmp_path: Pa
         "WEBP holds 8 bits a channel: the photo's 16 are rounded",
     ]
     assert save_photo([np.dstack([RAMP.astype(np.uint16)] * 3)], photo, tmp_path / "out.png") == []
+
+
+def test_the_longest_avif_that_is_written_can_be_read(tmp_path: Path) -> None:
+    for width in (32_768, 32_769):
+        luma = np.full((8, width), 90, dtype=np.uint8)
+        pages, photo = [np.dstack([luma] * 3)], Photo((Page(luma),))
+        if width > 32_768:
+            with pytest.raises(PhotoError, match="32,768 pixels"):
+                save_photo(pages, photo, tmp_path / "out.avif")
+        else:
+            save_photo(pages, photo, tmp_path / "out.avif")
+            assert open_photo(tmp_path / "out.avif").luma.shape == luma.shape

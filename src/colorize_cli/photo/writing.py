@@ -55,7 +55,7 @@ FORMATS: dict[str, Format] = {
     "PNG": Format((".png",), deep=True),
     "TIFF": Format((".tif", ".tiff"), deep=True, pages=True),
     "WEBP": Format((".webp",), longest=16_383, iptc=False, dots_in_exif=True),
-    "AVIF": Format((".avif", ".avifs"), longest=65_536, iptc=False, dots_in_exif=True),
+    "AVIF": Format((".avif", ".avifs"), longest=32_768, iptc=False, dots_in_exif=True),
     "HEIF": Format((".heic", ".heif"), longest=16_384, iptc=False, dots_in_exif=True),
     "JPEG2000": Format((".jp2",), deep=True, dots_in_exif=True),
     "BMP": Format((".bmp",), alpha=False, xmp=False, iptc=False),
