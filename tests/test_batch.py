@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from PIL import Image
 
 from colorize_cli import batch, steps, storage
 from colorize_cli.batch import Destination, Drawn
+from colorize_cli.errors import ModelError
+from colorize_cli.local_engine import uncollected
 from colorize_cli.naming import Job
 from colorize_cli.planning import Todo
 from colorize_cli.provenance import Provenance
@@ -338,3 +341,12 @@ def test_a_photo_that_another_run_finished_meanwhile_is_there_and_no_failure(tmp
     drawn = Drawn(todo, look, [steps.Picture(str(drawn_by_another), [], record)], [1.0], 0.1)
     outcome = batch.finish(drawn, Destination(None), steps.Shaping(), storage.finish)
     assert (outcome.status, outcome.skipped) == ("skipped", "exists")
+
+
+def test_python_collects_garbage_again_once_the_model_is_loaded_or_cannot_be() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ModelError), uncollected():
+        raise ModelError("none")
+    assert gc.isenabled()

@@ -5,10 +5,12 @@ Queues are bounded and hold no photo, only its small grays and predictions, so m
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -57,14 +59,15 @@ class LocalEngine:
     def __enter__(self) -> Self:
         try:
             self._pool.warm_up()
-            import torch
+            with uncollected():
+                import torch
 
-            from colorize_cli.colorizer import Colorizer
+                from colorize_cli.colorizer import Colorizer
 
-            self._threads_before = torch.get_num_threads()
-            if self.threads is not None:
-                torch.set_num_threads(self.threads)
-            self._colorizer = Colorizer.from_pretrained(self.model, self.device, self.dtype)
+                self._threads_before = torch.get_num_threads()
+                if self.threads is not None:
+                    torch.set_num_threads(self.threads)
+                self._colorizer = Colorizer.from_pretrained(self.model, self.device, self.dtype)
             self.facts = colorizer_facts(self._colorizer, self.sampling, self.shaping, self.dtype)
         except BaseException:
             self._pool.close(at_once=True)
@@ -96,6 +99,19 @@ class LocalEngine:
             yield from run.run(todos, should_stop)
         finally:
             lanes.close()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """What is made here stays, and Python need not look for garbage in it: that is a tenth of loading torch."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if collects:
+            gc.enable()
 
 
 class _Run:
