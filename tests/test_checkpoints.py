@@ -145,6 +145,8 @@ def test_a_backbone_is_a_file_of_its_own(tmp_path: Path) -> None:
     files = {path.name for path in (tmp_path / "eye").iterdir()}
     names = ("core", "backbone", "color_upsampler", "spatial_upsampler")
     assert files == {"model.json", *(f"{name}.safetensors" for name in names)}
+    kinds = {name: {t.dtype for t in load_file(tmp_path / "eye" / f"{name}.safetensors").values()} for name in names}
+    assert kinds == {name: {torch.float16 if name == "backbone" else torch.bfloat16} for name in names}
     assert load_model(str(tmp_path / "eye")).core.backbone is not None
 
 

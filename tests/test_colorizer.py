@@ -144,6 +144,15 @@ def test_auto_takes_bfloat16_where_the_processor_gains_by_it(monkeypatch: pytest
     assert auto("cpu") == {torch.float32}
 
 
+def test_in_bfloat16_the_backbone_stays_in_float32() -> None:
+    core = Colorizer.from_pretrained(device="cpu", dtype="bfloat16").model.core
+    assert core.backbone is not None
+    assert {p.dtype for p in core.backbone.parameters()} == {torch.float32}
+    assert {p.dtype for name, p in core.named_parameters() if not name.startswith("backbone.")} == {torch.bfloat16}
+    gray = torch.zeros(1, 64, 64, dtype=torch.int32)
+    assert core.encode(gray, torch.zeros(1, 192, 192, dtype=torch.uint8)).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     "options",
     [{"samples": 0}, {"temperature": float("nan")}, {"seed": -1}, {"saturation": float("inf")}, {"guidance": -1.0}],

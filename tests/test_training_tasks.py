@@ -27,7 +27,7 @@ from tests.conftest import TINY, write_colors
 
 
 def tiny_run(
-    photos: PhotoCache, folder: Path, phase: str, steps: int, config: StageConfig = TINY["core"]
+    photos: PhotoCache, folder: Path, phase: str, steps: int, config: StageConfig = TINY["core"], decay: float = 0.01
 ) -> dict[str, float]:
     """Train `steps` steps more than the run in `folder` has; returns its last validation."""
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def tiny_run(
     choose_learned(model, phase, unfreeze_backbone=False)
     task = CoreTask([Source(photos, 1.0)], {"val": photos}, batch=2, phase=phase, window=16, validation_photos=4,
                     sheet_photos=0)  # fmt: skip
-    options = TrainingOptions(minutes=60, learning_rate=1e-2, warmup_steps=5, dtype=torch.float32)
+    options = TrainingOptions(minutes=60, learning_rate=1e-2, warmup_steps=5, weight_decay=decay, dtype=torch.float32)
     write_run(folder, "core", config, seed=0)
     left = [steps]
 
@@ -53,6 +53,17 @@ def test_a_few_steps_lower_the_bits_of_both_heads(color_photos: PhotoCache, tmp_
     after = tiny_run(color_photos, tmp_path / "run", "joint", 40)
     assert after["val_bits"] < 0.8 * before["val_bits"]
     assert after["val_parallel_bits"] < before["val_parallel_bits"]
+
+
+def test_weights_shrink_by_their_decay_and_biases_do_not(color_photos: PhotoCache, tmp_path: Path) -> None:
+    def sizes(name: str, decay: float) -> tuple[float, float]:
+        tiny_run(color_photos, tmp_path / name, "joint", 10, decay=decay)
+        stage = averaged_stage(tmp_path / name)[1]
+        return stage.get_parameter("head.weight").norm().item(), stage.get_parameter("norm.weight").norm().item()
+
+    (weight, norm), (shrunk, same) = sizes("none", 0.0), sizes("much", 5.0)
+    assert shrunk < 0.9 * weight
+    assert same == pytest.approx(norm, rel=0.02)
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(color_photos: PhotoCache, tmp_path: Path) -> None:

@@ -108,8 +108,11 @@ class Colorizer:
 
     def __init__(self, model: Model, device: torch.device, dtypes: dict[str, torch.dtype]) -> None:
         self.model, self.device, self.dtypes = model, device, dtypes
-        for stage, dtype in dtypes.items():
-            getattr(model, stage).to(device=device, dtype=dtype)
+        for stage in dtypes:
+            getattr(model, stage).to(device)
+        model.core.cast(dtypes["core"])
+        for upsampler in ("color_upsampler", "spatial_upsampler"):
+            getattr(model, upsampler).to(dtypes[upsampler])
         self.decoder = decoder_of(model.core)
         self.forks = device.type == "cpu" and can_fork()
 

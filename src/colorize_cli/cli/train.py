@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 STAGES = {"coarse": "core", "color-upsampler": "color_upsampler", "spatial-upsampler": "spatial_upsampler"}
 FOLDER = click.Path(path_type=Path)
 DEFAULT_MINUTES = 60.0
+CACHE = click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True, metavar="DIR",
+                     help="Where decoded photographs are kept.")  # fmt: skip
 
 
 @click.group("train", context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,8 +80,7 @@ def export(
               help="A folder, .tar or .tar.gz of photographs named CLASS_NUMBER; several may be given.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True, metavar="N",
               help="How often it sees each of them.")  # fmt: skip
-@click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True,
-              help="Where decoded photographs are kept.")  # fmt: skip
+@CACHE
 @click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem.")
 @click.option("-o", "--output", required=True, type=FOLDER, metavar="FILE", help="The .safetensors file to write.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -128,6 +129,8 @@ COMMON_OPTIONS = [
                  help="Steps until the peak."),
     click.option("--lr-end", type=click.FloatRange(0, 1), default=0.05, show_default=True, metavar="SHARE",
                  help="Of the learning rate, what is left at the end."),
+    click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, metavar="W",
+                 help="Share of the learning rate by which weights shrink a step."),
     click.option("--ema", type=click.FloatRange(0, 1), default=0.998, show_default=True, help="Polyak averaging."),
     click.option("--resolution", type=click.IntRange(min=8), metavar="N",
                  help="Side of the canvas, below the stage's own, to learn faster at first."),
@@ -141,8 +144,7 @@ COMMON_OPTIONS = [
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N"),
     click.option("--seed", type=click.IntRange(min=0), metavar="S",
                  help="Of what it sees, and in which order.  [default: from the weights that it starts from]"),
-    click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True, metavar="DIR",
-                 help="Where decoded photographs are kept."),
+    CACHE,
     click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem."),
     click.option("--validate-minutes", type=float, default=4.0, show_default=True, metavar="M",
                  help="Between validations, each with a sample sheet."),
@@ -233,6 +235,7 @@ def _train(stage: str, **options: Any) -> None:
         learning_rate=options["lr"],
         warmup_steps=options["warmup"],
         final_fraction=options["lr_end"],
+        weight_decay=options["weight_decay"],
         ema=options["ema"],
         accumulate=options["accumulate"],
         validate_minutes=options["validate_minutes"],
@@ -343,7 +346,8 @@ def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCa
     if options.get("core") is not None:
         earlier = start.earlier_stage(options["core"], "core").eval()
         assert isinstance(earlier, ColTranCore)
-        core = earlier.to(options["device"], options["dtype"])
+        core = earlier.to(options["device"])
+        core.cast(options["dtype"])
     return UpsamplerTask(
         sources, validation, batch=options["batch"], window=window, soften=options["soften"],
         core=core, drawn_share=options.get("drawn_share", 0.0), aged=options["aged"],

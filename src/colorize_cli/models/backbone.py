@@ -121,10 +121,10 @@ class Neck(nn.Module):
         self.output = nn.Conv2d(config.channels, hidden, 1)
 
     def forward(self, maps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Returns `(B, resolution, resolution, D)`."""
+        """Returns `(B, resolution, resolution, D)`, of maps in any dtype."""
         x: Tensor | None = None
         for index in (2, 1, 0):
-            y = self.projections[index](maps[index])
+            y = self.projections[index](maps[index].to(self.output.weight.dtype))
             if x is not None:
                 y = y + F.interpolate(x, size=y.shape[-2:], mode="bilinear", align_corners=False)
             x = self.merges[index](y)

@@ -166,6 +166,12 @@ class ColTranCore(nn.Module):
         if config.gray_bias:
             self.gray_bias = nn.Parameter(torch.zeros(NUM_LEVELS, NUM_COLORS))
 
+    def cast(self, dtype: torch.dtype) -> None:
+        """Compute in `dtype`, but for the backbone: rounded to bfloat16 it sees worse, and in float32 costs little."""
+        backbone, self.backbone = self.backbone, None
+        self.to(dtype)
+        self.backbone = backbone
+
     def encode(self, gray: Tensor, backbone_gray: Tensor | None = None) -> Tensor:
         """The gray context `(B, H, W, D)`.
 
