@@ -13,9 +13,11 @@ from PIL import Image
 from colorize_cli.checkpoints import build_stage, save_model
 from colorize_cli.cli import cli
 from colorize_cli.config import ColorUpsamplerConfig, CoreConfig, SpatialUpsamplerConfig, StageConfig
+from colorize_cli.photo import open_photo, save_photo
 from colorize_cli.training.data import PhotoCache, cached_photos
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
 
 TINY: dict[str, StageConfig] = {
     "core": CoreConfig(
@@ -94,3 +96,16 @@ def write_colors(folder: Path, count: int = 12) -> Path:
         pixels += rng.normal(0, 8, (64, 64, 1))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"photo{number:02}.png")
     return folder
+
+
+def saved_again(path: Path, suffix: str | None = None) -> Path:
+    """`path` opened and its own gray saved as the command saves a result."""
+    photo = open_photo(path)
+    out = path.with_name(f"out{suffix or path.suffix}")
+    save_photo([gray(page.luma) for page in photo.pages], photo, out)
+    return out
+
+
+def gray(luma: np.ndarray) -> np.ndarray:
+    """Luma as RGB."""
+    return np.repeat(luma[..., None], 3, axis=2)

@@ -14,38 +14,15 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from colorize_cli.errors import PhotoError
-from colorize_cli.photo import (
-    Metadata,
-    Page,
-    Photo,
-    open_photo,
-    output_suffix,
-    save_photo,
-    to_8_bits,
-)
-from colorize_cli.photo.luma import SRGB, page_of_array
-from tests.conftest import write_gray
+from colorize_cli.photo import open_photo, save_photo, to_8_bits
+from colorize_cli.photo.luma import page_of_array
+from tests.conftest import RAMP, gray, saved_again
 from tests.zoo import ADOBE_RGB, gray_profile, srgb_of_light
 
-RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
 ORIENTATION = 0x0112
 XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"
  xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="Aunt"/></rdf:RDF></x:xmpmeta>"""
-GRAY = Photo((Page(RAMP),))
-
-
-def saved_again(path: Path, suffix: str | None = None) -> Path:
-    """`path` opened and its own gray saved as the command saves a result."""
-    photo = open_photo(path)
-    out = path.with_name(f"out{suffix or path.suffix}")
-    save_photo([gray(page.luma) for page in photo.pages], photo, out)
-    return out
-
-
-def gray(luma: np.ndarray) -> np.ndarray:
-    """Luma as RGB."""
-    return np.repeat(luma[..., None], 3, axis=2)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -130,25 +107,6 @@ def test_a_profile_is_applied_and_a_broken_one_ignored(tmp_path: Path) -> None:
         assert np.abs(luma.astype(int) - RAMP).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "given", "expected"),
-    [
-        ("JPEG", ".JPG", ".JPG"),
-        ("JPEG", ".jpeg", ".jpeg"),
-        ("PNG", ".jpg", ".png"),
-        ("GIF", ".gif", ".png"),
-        ("PPM", ".pgm", ".ppm"),
-        ("WEBP", ".webp", ".webp"),
-        ("TIFF", ".tiff", ".tiff"),
-        ("AVIF", ".avif", ".avif"),
-        ("JPEG2000", ".jp2", ".jp2"),
-        ("MPO", ".jpg", ".jpg"),
-    ],
-)
-def test_the_suffix_follows_what_the_file_is(kind: str, given: str, expected: str) -> None:
-    assert output_suffix(Photo((Page(RAMP),), format=kind), given) == expected
-
-
 def test_an_icon_is_not_taken_for_a_tga(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (190, 190, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "icon.ico", sizes=[(190, 190)])
@@ -227,15 +185,6 @@ def test_broken_exif_does_not_refuse_the_photo(tmp_path: Path) -> None:
         saved_again(path)
 
 
-def test_what_a_format_cannot_hold_does_not_stop_the_picture(tmp_path: Path) -> None:
-    image = Image.fromarray(RAMP).convert("RGB")
-    for suffix in (".jpg", ".png", ".bmp"):
-        metadata = Metadata(exif=b"x" * 70_000, xmp=b"<" * 70_000, comments=(b"-" * 70_000,))
-        photo = Photo((Page(RAMP),), metadata=metadata)
-        save_photo([np.asarray(image)], photo, tmp_path / f"out{suffix}")
-        assert np.abs(open_photo(tmp_path / f"out{suffix}").luma.astype(int) - RAMP).max() <= 3
-
-
 def test_a_comment_is_kept_and_a_resolution_turns_with_the_photo(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -243,16 +192,6 @@ def test_a_comment_is_kept_and_a_resolution_turns_with_the_photo(tmp_path: Path)
     with Image.open(saved_again(tmp_path / "in.jpg")) as image:
         assert image.info["dpi"] == (150, 300)
         assert image.info["comment"] == b"Aunt Mary"
-
-
-def test_the_srgb_profile_of_the_package_is_attached(tmp_path: Path) -> None:
-    Image.fromarray(RAMP).save(tmp_path / "in.png", icc_profile=gray_profile(1.8))
-    photo = open_photo(tmp_path / "in.png")
-    for suffix in (".jpg", ".png", ".tif", ".webp", ".avif"):
-        save_photo([gray(photo.luma)], photo, tmp_path / f"out{suffix}")
-        with Image.open(tmp_path / f"out{suffix}") as image:
-            assert image.info["icc_profile"] == SRGB
-    assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(SRGB))).strip() == "sRGB"
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
@@ -347,34 +286,6 @@ def test_the_transparent_gray_of_a_png_of_any_depth_stays_transparent(tmp_path: 
     assert alpha is not None and alpha.tolist() == [[0 if pixel == pixels[0] else 255 for pixel in pixels]]
 
 
-def test_a_turned_picture_of_one_column_is_written(tmp_path: Path) -> None:
-    page = np.arange(90, dtype=np.uint8).reshape(1, 30, 3).transpose(1, 0, 2)
-    save_photo([page], Photo((Page(page[..., 0]),)), tmp_path / "out.png")
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), page)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
-def test_a_saved_picture_keeps_its_luma_and_its_grain_can_be_saved(tmp_path: Path, suffix: str) -> None:
-    noise = np.random.default_rng(3).integers(0, 256, (500, 500, 3), dtype=np.uint8)
-    luma = np.asarray(Image.fromarray(noise).convert("L")).astype(int)
-    save_photo([noise], GRAY, tmp_path / f"out{suffix}")
-    saved = open_photo(tmp_path / f"out{suffix}").luma
-    assert abs(saved.mean() - luma.mean()) <= 1
-    if suffix in {".png", ".tif"}:
-        assert np.array_equal(saved, luma)
-    if suffix == ".jpg":
-        with Image.open(tmp_path / "out.jpg") as image:
-            assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3  # 4:4:4
-
-
-def test_alpha_survives_webp_and_is_dropped_from_jpeg(tmp_path: Path) -> None:
-    image = Image.fromarray(RAMP).convert("RGBA")
-    image.putalpha(Image.fromarray(RAMP))
-    image.save(tmp_path / "in.webp", lossless=True)
-    assert np.array_equal(open_photo(saved_again(tmp_path / "in.webp")).alpha, RAMP)
-    assert open_photo(saved_again(tmp_path / "in.webp", ".jpg")).alpha is None
-
-
 def test_a_gray_profile_counts_where_a_format_knows_no_gray(tmp_path: Path) -> None:
     image, profile = Image.fromarray(RAMP), gray_profile(1.0)
     image.save(tmp_path / "gray.png", icc_profile=profile)
@@ -396,34 +307,3 @@ def test_a_psd_of_16_bits_is_refused_as_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "in.psd").write_bytes(header + bytes(14) + bytes(32))
     with pytest.raises(PhotoError, match="8 bits a channel"):
         open_photo(tmp_path / "in.psd")
-
-
-@pytest.mark.parametrize("size", ["original", "256"])
-def test_a_photo_too_large_for_a_format_is_refused_before_it_is_drawn(colorize, tmp_path: Path, size: str) -> None:
-    photo = write_gray(tmp_path / "long.png", 16_384, 2)
-    result = colorize(photo, "-n", 1, "--format", "webp", "--size", size, "--json")
-    assert (result.exit_code, len(list(tmp_path.iterdir()))) == ((1, 1) if size == "original" else (0, 2))
-    if size == "original":
-        assert f"error: {photo}: WEBP holds 16,383 pixels a side at most" in result.stderr
-
-
-def test_sixteen_bits_that_become_eight_and_iptc_that_goes_are_told(tmp_path: Path) -> None:
-    photo = Photo((Page(RAMP.astype(np.uint16)),), metadata=Metadata(photoshop=b"8BIM\4\4\0\0\0\0\0\2IP"))
-    notes = save_photo([np.dstack([RAMP.astype(np.uint16)] * 3)], photo, tmp_path / "out.webp")
-    assert notes == [
-        "WEBP holds no IPTC: the photo's is left out",
-        "WEBP holds 8 bits a channel: the photo's 16 are rounded",
-    ]
-    assert save_photo([np.dstack([RAMP.astype(np.uint16)] * 3)], photo, tmp_path / "out.png") == []
-
-
-def test_the_longest_avif_that_is_written_can_be_read(tmp_path: Path) -> None:
-    for width in (32_768, 32_769):
-        luma = np.full((8, width), 90, dtype=np.uint8)
-        pages, photo = [np.dstack([luma] * 3)], Photo((Page(luma),))
-        if width > 32_768:
-            with pytest.raises(PhotoError, match="32,768 pixels"):
-                save_photo(pages, photo, tmp_path / "out.avif")
-        else:
-            save_photo(pages, photo, tmp_path / "out.avif")
-            assert open_photo(tmp_path / "out.avif").luma.shape == luma.shape

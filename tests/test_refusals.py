@@ -21,9 +21,8 @@ from colorize_cli.colorizer import Colorizer
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import Page, Photo, open_photo, save_photo
 from colorize_cli.steps import Shaping, StepError, look
-from tests.conftest import EXAMPLES, write_gray
+from tests.conftest import EXAMPLES, RAMP, write_gray
 
-RAMP = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # (40, 60)
 GRAY = Photo((Page(RAMP),))
 BLACK = np.zeros((4, 4, 3), dtype=np.uint8)
 BAD = {

@@ -21,7 +21,7 @@ from colorize_cli.cli import cli
 from colorize_cli.training.data import PhotoCache
 from colorize_cli.training.start import averaged_stage, read_run
 from tests.conftest import TINY, write_colors
-from tests.test_training_tasks import tiny_run
+from tests.tiny_run import tiny_run
 
 
 def train_words(photos: Path, run: Path, *words: str) -> list[str]:
