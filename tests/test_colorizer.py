@@ -37,12 +37,8 @@ def same(first: Prediction, second: Prediction) -> bool:
 def test_sample_k_is_byte_identical_for_any_number_of_samples_and_any_company(colorizer: Colorizer) -> None:
     views = [see(wave(seed)) for seed in range(3)]
     (three,) = colorizer.predict([views[0]], SamplingOptions(3, seed=3))
-    (two,) = colorizer.predict([views[0]], SamplingOptions(2, seed=3))
-    (one,) = colorizer.predict([views[0]], SamplingOptions(1, seed=3))
-    together = colorizer.predict([views[2], views[0]], SamplingOptions(3, seed=3))
-    assert all(same(a, b) for a, b in zip(two, three[:2], strict=True))
-    assert same(one[0], three[0])
-    assert all(same(a, b) for a, b in zip(together[1], three, strict=True))
+    together = colorizer.predict([views[2], views[0]], SamplingOptions(2, seed=3))
+    assert all(same(a, b) for a, b in zip(together[1], three[:2], strict=True))
     company = colorizer.predict([views[1], views[2], views[0]], SamplingOptions(1, seed=3))
     assert same(company[2][0], three[0])
     assert len({prediction.bins.tobytes() for prediction in three}) == 3
