@@ -79,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "digests",
         "locations",
         "outcome",
+        "photo",
         "planning",
         "steps",
         "storage",
@@ -103,6 +104,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": {
         "__init__",
+        "atomic",
         "backbone_import",
         "batch",
         "benchmark",

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from colorize_cli import batch, steps, storage
+from colorize_cli import Colorizer, batch, local_engine, steps, storage
 from colorize_cli.batch import Destination, Drawn
 from colorize_cli.errors import ModelError
 from colorize_cli.local_engine import uncollected
@@ -323,6 +323,25 @@ def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(colorize, t
     assert result.exit_code == 1
     assert "8.png: no such file" in result.stderr
     assert sorted(pictures(out)) == [f"{index}_color1.png" for index in range(8)]
+
+
+def test_a_photo_over_which_the_model_fails_is_reported_and_the_rest_done(
+    colorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        write_gray(tmp_path / "in" / f"{index}.png", 30, 30, index)
+    draw = local_engine.draw
+
+    def fails_over_one(colorizer: Colorizer, group: Sequence[tuple[Todo, steps.Look]], *rest: object) -> list[Drawn]:
+        if group[0][0].job.name == "1":
+            raise RuntimeError("out of memory")
+        return draw(colorizer, group, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(local_engine, "draw", fails_over_one)
+    result = colorize(tmp_path / "in", "-o", tmp_path / "out", *ONE)
+    assert (result.exit_code, result.exception) == (1, None)
+    assert "1.png: not foreseen: RuntimeError: out of memory" in result.stderr
+    assert sorted(pictures(tmp_path / "out")) == ["0_color1.png", "2_color1.png"]
 
 
 def test_a_shard_that_no_photo_falls_to_says_so(colorize, gray_photo: Path, tmp_path: Path) -> None:

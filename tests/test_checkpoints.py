@@ -176,6 +176,9 @@ def test_a_hub_id_is_loaded_from_where_the_hub_put_it(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(tiny_model))
     assert load_model("somebody/tiny").name == "tiny"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(tiny_model.parent))
+    with pytest.raises(ModelError, match=r"somebody/other on the hub holds no model\.json"):
+        load_model("somebody/other")
 
 
 def test_the_shipped_model_is_small_and_whole() -> None:

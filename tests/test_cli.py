@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from PIL import ExifTags, Image
 
 from colorize_cli.cli import cli
+from colorize_cli.cli.reporting import Reporter
 from tests.conftest import EXAMPLES, write_gray
 from tests.test_batch import SIGNALS
 
@@ -348,3 +349,17 @@ def test_a_name_that_is_no_utf8_or_as_long_as_may_be_is_no_obstacle(colorize, tm
     assert "gone" in line
     (picture,) = tmp_path.glob("nnn*_color1.png")
     assert len(picture.name) < 255
+
+
+def test_an_input_that_gives_nothing_counts_among_all_there_are() -> None:
+    reporter = Reporter(quiet=True)
+    reporter.total = 2
+    reporter.refuse("scans", "scans: no photos in this folder")
+    assert reporter.state() == "1 of 3, 1 failed"
+
+
+def test_a_folder_may_be_called_like_what_is_in_it(colorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gray(tmp_path / "photos" / "one.png", 20, 20)
+    monkeypatch.chdir(tmp_path)
+    assert colorize("photos", "-n", 1).exit_code == 0
+    assert (tmp_path / "photos" / "one_color1.png").is_file()

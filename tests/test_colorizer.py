@@ -119,7 +119,7 @@ def test_a_small_photo_is_seen_by_the_backbone_from_its_64x64_gray() -> None:
     assert np.array_equal(large.backbone_gray, expected)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:x", "cuda:99", ""])
+@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cpu:", "cuda:", "cuda:x", "cuda:99", ""])
 def test_a_device_that_cannot_be_had_is_refused_by_its_name(device: str) -> None:
     with pytest.raises(OptionError, match=f"device is '{device}'"):
         resolve_device(device)

@@ -69,6 +69,7 @@ def test_the_frechet_distance_of_shifted_and_scaled_normals_is_known() -> None:
     features = np.random.default_rng(0).standard_normal((4000, 3))
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(features, features + 2) == pytest.approx(12, abs=1e-3)
+    assert math.isnan(frechet_distance(features[:1], features[:1]))
     spread = np.trace(np.cov(features, rowvar=False))
     assert frechet_distance(features, features.mean(0) + 3 * (features - features.mean(0))) == pytest.approx(4 * spread)
 

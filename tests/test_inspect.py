@@ -40,6 +40,7 @@ def test_the_command_that_is_printed_makes_the_same_bytes_in_another_process(
     told = run("inspect", f"./{picture.name}", "--photo", f"./{photo.name}", "--model", tiny_model)
     assert told.stderr == ""
     assert "byte for byte" in told.stdout
+    assert "guidance 0.0, " in told.stdout
     command = shlex.split(told.stdout.splitlines()[-1].removeprefix("again").strip())
     assert command[0] == "colorize"
     colorize = Path(sys.executable).with_name("colorize")

@@ -84,6 +84,12 @@ def test_each_photo_is_listed_once_however_often_it_is_given(scans: Path, monkey
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_inputs_that_overlap_are_no_problem(scans: Path) -> None:
+    sub, pattern = str(scans / "sub"), str(scans / "b*.jpg")
+    for inputs in ([scans, scans], [scans, sub], [sub, scans / "sub" / "deeper"], [scans / "b.jpg", pattern]):
+        assert list_photos([*map(str, inputs)], recursive=True).problems == []
+
+
 def test_linked_folders_are_followed_and_loops_are_not(scans: Path) -> None:
     (scans / "sub" / "up").symlink_to(scans)
     (scans / "other").symlink_to(scans / "sub" / "deeper")

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import open_photo, save_photo, to_8_bits
 from colorize_cli.photo.luma import page_of_array
+from colorize_cli.photo.reading import NETPBM
 from tests.conftest import RAMP, gray, saved_again
 from tests.zoo import ADOBE_RGB, gray_profile, srgb_of_light
 
@@ -307,3 +308,8 @@ def test_a_psd_of_16_bits_is_refused_as_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "in.psd").write_bytes(header + bytes(14) + bytes(32))
     with pytest.raises(PhotoError, match="8 bits a channel"):
         open_photo(tmp_path / "in.psd")
+
+
+def test_a_netpbm_header_of_nothing_but_blanks_takes_no_time() -> None:
+    assert NETPBM.match(b"P5" + b" " * 200 + b"10 10 255#c") is None
+    assert NETPBM.match(b"P5 # said\n 3 #\n2\t255\n") is not None

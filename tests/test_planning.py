@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from colorize_cli.errors import OutputError
+from colorize_cli import steps
+from colorize_cli.errors import OutputError, PhotoError
 from colorize_cli.journal import Journal
 from colorize_cli.manifest import Manifest
+from colorize_cli.remote_manifest import RemoteManifest
 from tests.conftest import write_gray
 from tests.test_batch import lines, pictures
 
@@ -75,6 +77,24 @@ def test_pictures_of_earlier_options_do_not_pass_for_those_of_the_last(
     for words in (("-n", 2), ("-n", 2, *SEVEN, "--format", "jpeg"), ("-n", 2, *SEVEN)):
         assert colorize(photo, "-o", tmp_path, *words).exit_code == 0
     assert {name: content for name, content in pictures(tmp_path).items() if name.endswith("png")} == fresh
+
+
+def test_pictures_that_were_written_before_a_failure_are_known_to_the_next_run(
+    colorize, photo: Path, fresh: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = steps.save_photo
+
+    def second_fails(pages: object, opened: object, path: Path, *rest: object) -> list[str]:
+        if path.name == "photo_color2.png":
+            raise PhotoError("no luck")
+        return write(pages, opened, path, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "save_photo", second_fails)
+        assert colorize(photo, "-o", tmp_path, "-n", 2).exit_code == 1
+    assert list(pictures(tmp_path)) == ["photo_color1.png"]
+    assert colorize(photo, "-o", tmp_path, "-n", 2, *SEVEN, "--retry-failed").exit_code == 0
+    assert pictures(tmp_path) == fresh
 
 
 def test_a_foreign_picture_never_becomes_the_tools_own(
@@ -210,3 +230,14 @@ def test_several_photos_do_not_fit_into_standard_output(colorize, tmp_path: Path
     result = colorize(tmp_path / "?.png", "-n", 1, "-o", "-")
     assert result.exit_code == 2
     assert "takes one photo, and there are 2" in result.exception.format_message()
+
+
+def test_a_manifest_behind_a_url_is_put_back_only_if_it_has_grown(tmp_path: Path) -> None:
+    there = tmp_path / "manifest.jsonl"
+    there.write_text("")
+    with RemoteManifest(f"file://{tmp_path}"):
+        there.write_text('{"name": "of another run, which ended meanwhile"}\n')
+    assert "another run" in there.read_text()
+    with RemoteManifest(f"file://{tmp_path}") as manifest:
+        manifest.append({"name": "mine", "outputs": []})
+    assert [line["name"] for line in lines(tmp_path)] == ["of another run, which ended meanwhile", "mine"]

@@ -113,6 +113,34 @@ def test_a_core_learns_on_a_smaller_canvas_and_goes_on_on_a_larger_one(tmp_path:
     stage, module = averaged_stage(tmp_path / "whole")
     assert stage == "core"
     assert module.get_parameter("encoder.stack.positions.rows").shape[0] == 16
+    description = (tmp_path / "half" / "run.json").read_bytes()
+    for stage, words, reason in (
+        ("coarse", ["--resolution", "16"], "a run of other sizes"),
+        ("coarse", ["--phase", "encoder"], "learns other parts"),
+        ("color-upsampler", [], "a run of the stage core"),
+    ):
+        result = runner.invoke(cli, ["train", stage, *common, "--out", str(tmp_path / "half"), *words])
+        assert (result.exit_code, reason in result.output) == (2, True), result.output
+        assert (tmp_path / "half" / "run.json").read_bytes() == description
+    result = runner.invoke(cli, ["train", "coarse", *common, "--out", str(tmp_path / "half"), "--steps", "3"])
+    assert result.exit_code == 0, result.output  # goes on with the sizes of the run
+
+
+def test_a_core_with_a_backbone_does_not_start_from_random_weights_of_it(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    common = ["--data", str(photos), "--val", str(photos), "--cache", str(tmp_path / "cache")]
+    result = CliRunner().invoke(cli, ["train", "coarse", *common, "--out", str(tmp_path / "run"), "--steps", "1"])
+    assert result.exit_code == 2
+    assert "give its weights by --backbone" in result.output
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "nan", "much"])
+def test_a_share_that_is_none_is_refused(tmp_path: Path, share: str) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    words = ["--data", f"{photos}@{share}", "--val", str(photos), "--cache", str(tmp_path / "cache")]
+    result = CliRunner().invoke(cli, ["train", "coarse", *words, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert f"@{share}" in result.output
 
 
 def test_a_run_that_goes_on_from_anothers_weights_sees_other_photographs(tmp_path: Path, tiny_model: Path) -> None:

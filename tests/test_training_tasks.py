@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from colorize_cli.config import BackboneConfig, CoreConfig, SpatialUpsamplerConfig
+from colorize_cli.errors import PhotoError
 from colorize_cli.models.backbone import EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
@@ -220,6 +222,29 @@ def test_a_half_written_row_and_rows_after_the_checkpoint_are_dropped(tmp_path: 
     rewind(path, 40)
     append_row(path, {"step": 60, "bits": 1.25})
     assert path.read_text().split() == ["step,bits", "20,1.5", "40,1.5", "60,1.25"]
+
+
+def test_a_row_with_more_figures_gives_the_log_their_columns(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    append_row(path, {"step": 20, "bits": 1.5})
+    append_row(path, {"step": 40, "bits": 1.25, "more": 2})
+    append_row(path, {"step": 60, "bits": 1})
+    rewind(path, 60)
+    assert path.read_text().split() == ["step,bits,more", "20,1.5,", "40,1.25,2", "60,1,"]
+
+
+def test_photos_that_came_are_seen_and_one_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    with pytest.raises(PhotoError, match="holds no photographs"):
+        cached_photos(folder, tmp_path / "cache")
+    write_colors(folder / "sub", 2)
+    assert len(cached_photos(folder, tmp_path / "cache")) == 2
+    shutil.copy(folder / "sub" / "photo00.png", folder / "sub" / "another.png")
+    assert len(cached_photos(folder, tmp_path / "cache")) == 3
+    (folder / "sub" / "bad.jpg").write_bytes(b"no photo")
+    with pytest.raises(PhotoError, match=r"bad\.jpg: cannot be read"):
+        cached_photos(folder, tmp_path / "cache")
 
 
 def test_a_share_of_what_the_backbone_sees_is_withheld_and_its_mean_stays(color_photos: PhotoCache) -> None:

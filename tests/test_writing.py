@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from colorize_cli.config import OutputOptions
 from colorize_cli.errors import PhotoError
-from colorize_cli.photo import Metadata, Page, Photo, open_photo, output_suffix, save_photo
+from colorize_cli.photo import Metadata, Page, Photo, likely_suffix, open_photo, output_suffix, save_photo
 from colorize_cli.photo.luma import SRGB
 from colorize_cli.steps import Shaping, StepError, look
 from tests.conftest import RAMP, gray, saved_again, write_gray
@@ -82,6 +82,16 @@ def test_alpha_survives_webp_and_is_dropped_from_jpeg(tmp_path: Path) -> None:
     image.save(tmp_path / "in.webp", lossless=True)
     assert np.array_equal(open_photo(saved_again(tmp_path / "in.webp")).alpha, RAMP)
     assert open_photo(saved_again(tmp_path / "in.webp", ".jpg")).alpha is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(".JPG", ".JPG"), (".pgm", ".ppm"), (".mpo", ".jpg"), (".j2k", ".jp2"), (".hif", ".heic"), (".gif", ".png")],
+)
+def test_the_suffix_is_foreseen_by_the_name_alone(given: str, expected: str) -> None:
+    assert likely_suffix(given, None) == expected
+    assert likely_suffix(given, "webp") == ".webp"
+    assert likely_suffix(given, "jpeg") == (".JPG" if given == ".JPG" else ".jpeg")
 
 
 def test_a_photo_too_large_for_a_format_is_refused_before_it_is_drawn(tmp_path: Path) -> None:

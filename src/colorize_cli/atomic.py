@@ -141,6 +141,6 @@ def sweep(folder: Path, suffixes: tuple[str, ...]) -> None:
     """Remove what killed processes left half written in `folder`, of these suffixes."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if path.name.startswith(PREFIX) and path.name.endswith(suffixes) and abandoned(path):
+            if path.name.startswith(PREFIX) and path.name.lower().endswith(suffixes) and abandoned(path):
                 with contextlib.suppress(OSError):
                     path.unlink()

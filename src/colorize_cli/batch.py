@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from colorize_cli import storage
 from colorize_cli.config import CORE_SIZE, DEFAULT_MAX_PIXELS
-from colorize_cli.errors import ColorizeError, OutputError, PhotoError
+from colorize_cli.errors import ColorizeError, OutputError, PassingError, PhotoError
 from colorize_cli.locations import identity, place
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Picture, Shaping
@@ -47,7 +47,7 @@ class Destination:
             if path in todo.done:
                 continue
             if place(path) in self.protected:
-                raise PhotoError(f"{todo.job.source}: {path} is itself a photo of this run; use another --output")
+                raise PassingError(f"{todo.job.source}: {path} is itself a photo of this run; use another --output")
             if self.force or path in todo.replaced or not storage.exists(path):
                 wanted.append(path)
         return wanted
@@ -182,17 +182,21 @@ def finish(
     started = time.monotonic()
     todo, look = drawn.todo, drawn.look
     outputs = [picture.path for picture in drawn.pictures]
+    own: list[str] = []
     try:
         wanted = destination.wanted(todo, outputs)
         if not wanted:  # another run wrote them while this one drew
             return Outcome(todo.job.source, "skipped", outputs, skipped="exists")
+        own = [path for path in wanted if path in todo.replaced or not storage.exists(path)]
         destination.begin(todo, wanted)
         pictures = [picture for picture in drawn.pictures if picture.path in wanted]
         size, notes = write(todo.job.source, look.sha256, pictures, shaping, destination.output)
     except OutputError:
         raise
     except Exception as error:
-        return failure(todo.job.source, error)
+        # Those that were written until then are this tool's, which the next run has to know.
+        written = [path for path in own if storage.exists(path)]
+        return replace(failure(todo.job.source, error), outputs=written, sha256=look.sha256)
     # What else has the names of its pictures is somebody's, and not told of as if this run had made it.
     ours = [index for index, path in enumerate(outputs) if path in wanted or path in todo.done]
     return Outcome(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +20,11 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from colorize_cli import chroma, machine
-from colorize_cli.checkpoints import build_stage, save_model
+from colorize_cli.checkpoints import build_stage, cast_stage, save_model
 from colorize_cli.colorizer import Colorizer
 from colorize_cli.config import BACKBONE_SIZE, BENCH_STAGES, STAGES
 from colorize_cli.models.coarse import ColTranCore
-from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile, project_context
+from colorize_cli.models.rows import RowDecoder, Tile, project_context
 from colorize_cli.models.upsamplers import ChannelUpsampler
 from colorize_cli.photo import open_photo, save_photo
 from colorize_cli.sampling import CoarseSample, SampleRequest, draw_naively, draw_samples, noise_stream
@@ -42,7 +42,7 @@ MOST_SECONDS = 20.0  # spent on repeating one stage
 class Work:
     """What a stage has to do for one sample (the encoder: for one photo)."""
 
-    flops: float
+    flops: dict[str, float]  # by dtype
     pass_flops: float  # of one pass of the inner decoder over a row
     weights: float  # bytes of the weights, read once for all samples
     other: float  # bytes of what goes in and out, for each
@@ -197,13 +197,14 @@ class Benchmark:
             return line
         work = self.works[stage]
         passes = sum(self.passes) if stage == "coarse" else 0
-        flops = work.flops * count + work.pass_flops * passes
+        flops = {dtype: each * count for dtype, each in work.flops.items()}
+        flops[line.dtype] += work.pass_flops * passes
         moved = work.weights + work.other * count
-        least = self.limits.least_seconds({line.dtype: flops}, moved)
+        least = self.limits.least_seconds(flops, moved)
         per_row = passes / count / self.colorizer.model.core.config.resolution
         return replace(
             line,
-            flops=flops,
+            flops=sum(flops.values()),
             moved=moved,
             least_seconds=least,
             share=least / timed.seconds,
@@ -217,9 +218,10 @@ def least_work(colorizer: Colorizer) -> dict[str, Work]:
     for stage in STAGES:
         actual = getattr(colorizer.model, stage)
         with torch.device("meta"):
-            modules[stage] = build_stage(actual.config).eval().to(colorizer.dtypes[stage])
-    size = {stage: colorizer.dtypes[stage].itemsize for stage in STAGES}
-    parameters = {stage: sum(p.numel() for p in modules[stage].parameters()) * size[stage] for stage in STAGES}
+            modules[stage] = build_stage(actual.config).eval()
+        cast_stage(modules[stage], colorizer.dtypes[stage])
+    parameters = {stage: bytes_of(module.parameters()) for stage, module in modules.items()}
+    names = {stage: str(dtype).removeprefix("torch.") for stage, dtype in colorizer.dtypes.items()}
     works = {}
     with torch.device("meta"), torch.inference_mode():
         core: ColTranCore = modules["core"]
@@ -227,21 +229,26 @@ def least_work(colorizer: Colorizer) -> dict[str, Work]:
         gray = torch.zeros(1, side, side, dtype=torch.int64)
         eye = torch.zeros(1, BACKBONE_SIZE, BACKBONE_SIZE, dtype=torch.uint8)
         flops, projections = count_flops(lambda: project_context(core, gray, eye))
-        projected = bytes_of(projections)
-        works["encode"] = Work(flops, 0, parameters["core"], projected)
+        inputs = (projections.outer_input, projections.inner_input)
+        projected = bytes_of((*inputs, *projections.outer, *projections.inner))
+        seen = 0.0 if core.backbone is None else count_flops(lambda: core.backbone(eye))[0]  # type: ignore[misc]
+        by_dtype = {names["core"]: flops - seen}
+        by_dtype["float32"] = by_dtype.get("float32", 0.0) + seen
+        works["encode"] = Work(by_dtype, 0, parameters["core"], projected)
         bins = torch.zeros(1, side, dtype=torch.int64)
         tile = Tile(RowDecoder(core, 1), [projections])
         row, context = count_flops(lambda: tile.outer_row(1, bins))
         once, logits_of = count_flops(lambda: tile.inner_row(0, context))
         each, _ = count_flops(lambda: logits_of(bins, 0))
-        decoders = sum(p.numel() for part in (core.outer, core.inner, core.head) for p in part.parameters())
-        works["coarse"] = Work((side - 1) * row + side * once, each, decoders * size["core"], projected)
+        decoders = bytes_of(p for part in (core.outer, core.inner, core.head) for p in part.parameters())
+        flops = (side - 1) * row + side * once
+        works["coarse"] = Work({names["core"]: flops}, each, decoders, projected)
         for stage in ("color_upsampler", "spatial_upsampler"):
             module = modules[stage]
             side = module.config.resolution
             levels = torch.zeros(1, side, side, 3, dtype=torch.int64)
             flops, out = count_flops(lambda m=module, x=levels: m.upsample(x, x[..., 0]))  # type: ignore[misc]
-            works[stage.replace("_", " ")] = Work(flops, 0, parameters[stage], 2 * out.numel())
+            works[stage.replace("_", " ")] = Work({names[stage]: flops}, 0, parameters[stage], 2 * out.numel())
     return works
 
 
@@ -252,10 +259,9 @@ def count_flops(run: Callable[[], Result]) -> tuple[float, Result]:
     return float(counter.get_total_flops()), result
 
 
-def bytes_of(projections: ContextProjections) -> float:
-    """Of all tensors of a photo's projections."""
-    inputs = (projections.outer_input, projections.inner_input)
-    return float(sum(t.numel() * t.element_size() for t in (*inputs, *projections.outer, *projections.inner)))
+def bytes_of(tensors: Iterable[torch.Tensor]) -> float:
+    """Of all of them together."""
+    return float(sum(t.numel() * t.element_size() for t in tensors))
 
 
 def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int) -> NaiveCost:

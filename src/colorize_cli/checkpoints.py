@@ -61,6 +61,14 @@ def build_stage(config: StageConfig) -> nn.Module:
     return SpatialUpsampler(config)
 
 
+def cast_stage(module: nn.Module, dtype: torch.dtype) -> None:
+    """Have a stage work in `dtype`; a core's backbone stays as it is."""
+    if isinstance(module, ColTranCore):
+        module.cast(dtype)
+    else:
+        module.to(dtype)
+
+
 def shipped_folders() -> list[Path]:
     """Where shipped models lie: inside the installed package, or beside a checkout's `src`."""
     package = Path(__file__).resolve().parent
@@ -92,7 +100,10 @@ def find_model(name: str) -> Path:
         return path
     parts = name.split("/")
     if len(parts) == 2 and all(part and part[0].isalnum() for part in parts):
-        return _download(name)
+        folder = _download(name)
+        if not (folder / DESCRIPTION).is_file():
+            raise ModelError(f"{name} on the hub holds no {DESCRIPTION}: it is no model of this program")
+        return folder
     known = ", ".join(shipped) or "none"
     raise ModelError(f"no model named {name!r} and no such folder; shipped models: {known}")
 
@@ -175,7 +186,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} must describe the stages {', '.join(STAGES)}")
     temperature = description.get("temperature", 1.0)
     if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 <= temperature < 100:
-        raise ModelError(f"{path}: temperature is {temperature!r}; it must be a number of at least 0")
+        raise ModelError(f"{path}: temperature is {temperature!r}; it must be a number from 0 to below 100")
     guidance = description.get("guidance", 0.0)
     if not isinstance(guidance, int | float) or isinstance(guidance, bool) or not 0 <= guidance <= MOST_GUIDANCE:
         raise ModelError(f"{path}: guidance is {guidance!r}; it must be a number from 0 to {MOST_GUIDANCE}")

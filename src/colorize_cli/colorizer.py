@@ -14,7 +14,7 @@ from PIL import Image
 
 from colorize_cli import __version__, palette, photo
 from colorize_cli.ahead import one_ahead
-from colorize_cli.checkpoints import DEFAULT_MODEL, Model, load_model
+from colorize_cli.checkpoints import DEFAULT_MODEL, Model, cast_stage, load_model
 from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
 from colorize_cli.forks import share_out
@@ -70,8 +70,8 @@ def resolve_device(device: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; one that this machine lacks raises `OptionError`."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = device.partition(":")
-    if kind not in {"cpu", "cuda", "mps"} or (number and (kind != "cuda" or not number.isdigit())):
+    kind, colon, number = device.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (colon and (kind != "cuda" or not number.isdigit())):
         raise OptionError(f"device is {device!r}; it must be auto, cpu, cuda, cuda:NUMBER or mps")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -108,11 +108,8 @@ class Colorizer:
 
     def __init__(self, model: Model, device: torch.device, dtypes: dict[str, torch.dtype]) -> None:
         self.model, self.device, self.dtypes = model, device, dtypes
-        for stage in dtypes:
-            getattr(model, stage).to(device)
-        model.core.cast(dtypes["core"])
-        for upsampler in ("color_upsampler", "spatial_upsampler"):
-            getattr(model, upsampler).to(dtypes[upsampler])
+        for stage, dtype in dtypes.items():
+            cast_stage(getattr(model, stage).to(device), dtype)
         self.decoder = decoder_of(model.core)
         self.forks = device.type == "cpu" and can_fork()
 

@@ -28,6 +28,7 @@ from colorize_cli.metrics import (
     frechet_distance,
     gap_closed,
     is_nearly_gray,
+    lab,
     psnr,
 )
 from colorize_cli.models.upsamplers import ChannelUpsampler
@@ -234,7 +235,7 @@ class InceptionSet:
                 else FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=network)
             )
         except ModuleNotFoundError as error:
-            raise OptionError("FID needs torchmetrics and torch-fidelity: pip install 'coltran[eval]'") from error
+            raise OptionError("FID needs other packages: pip install torchmetrics torch-fidelity") from error
         except (OSError, RuntimeError, ValueError) as error:
             raise OptionError(f"the Inception weights {network} cannot be read ({error})") from error
 
@@ -270,6 +271,7 @@ def evaluate(
     Raises:
         OptionError: no photos, or a package of the extra "eval" is missing.
     """
+    lab(np.zeros((1, 1, 3), np.uint8))  # where its package is missing, that is told at once
     rows: list[tuple[str, Scores]] = []
     sets: list[JudgedSet | InceptionSet] = []
     if options is not None and judge is not None:

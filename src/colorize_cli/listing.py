@@ -80,9 +80,11 @@ class _Search:
         self.recursive = recursive
         self.listing = Listing()
         self.found: set[str] = set()
+        self.met = 0  # photos, again and again where inputs overlap
         self.entered: set[tuple[int, int]] = set()  # device and inode of folders
 
     def add(self, source: str, place: str) -> None:
+        self.met += 1
         absolute = identity(source)
         if absolute not in self.found:
             self.found.add(absolute)
@@ -97,7 +99,7 @@ class _Search:
     def remote(self, url: str) -> None:
         """Add the photo, or the photos of the folder, at a URL."""
         url = url.rstrip("/")
-        known = len(self.found)
+        met = self.met
         try:
             if not storage.is_folder(url):
                 self.add(url, url.rpartition("/")[2])
@@ -112,7 +114,7 @@ class _Search:
         except PhotoError as error:
             self.listing.problems.append((url, str(error)))
             return
-        if len(self.found) == known:
+        if self.met == met:
             self.listing.problems.append((url, f"{url}: no photos in this folder"))
 
     def pattern(self, pattern: str) -> None:
@@ -126,7 +128,7 @@ class _Search:
         except (OSError, ValueError) as error:
             self.listing.problems.append((pattern, f"{pattern}: the pattern cannot be searched for ({error})"))
             return
-        known = len(self.listing.entries)
+        met = self.met
         for path in matches:
             relative = path.relative_to(root)
             if any(part.startswith(".") for part in relative.parts):
@@ -138,18 +140,19 @@ class _Search:
                 self.add(str(path), relative.as_posix())
             else:
                 self.listing.others += 1
-        if len(self.listing.entries) == known:
+        if self.met == met:
             self.listing.problems.append((pattern, f"{pattern}: no such file, and no photo has a name of that pattern"))
 
     def folder(self, given: str, place: str) -> None:
         """Add the photos of a folder, whose places begin with `place`."""
-        known, closed = len(self.found), 0
+        met, closed, said = self.met, 0, False
         waiting = [(given, place)]
         while waiting:
             folder, place = waiting.pop()
             try:
                 status = os.stat(folder)
                 if (status.st_dev, status.st_ino) in self.entered and folder != given:
+                    said = True  # whether there are photos
                     continue
                 self.entered.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as items:
@@ -157,13 +160,13 @@ class _Search:
             except OSError as error:
                 reason = f"{folder}: the folder cannot be read ({error.strerror}); change its rights or leave it out"
                 self.listing.problems.append((folder, reason))
-                known = -1  # that is why it has no photos
+                said = True
                 continue
             if self.recursive:
                 waiting.extend(reversed(subfolders))
             else:
                 closed += len(subfolders)
-        if len(self.found) == known:
+        if self.met == met and not said:
             hint = f"; add --recursive to search its {closed} subfolders" if closed else ""
             self.listing.problems.append((given, f"{given}: no photos in this folder{hint}"))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from colorize_cli import storage
 from colorize_cli.batch import Destination, Drawn, colorizer_facts, draw, failure, finish, needs_drawing
-from colorize_cli.errors import ColorizeError, PhotoError
+from colorize_cli.errors import ColorizeError
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Shaping
 from colorize_cli.workers import WorkerPool, default_workers
@@ -176,7 +176,9 @@ class _Run:
             group = self._drawing.pop(drawing)
             try:
                 self._finishing.update(self.pool.run(self._finish, drawn) for drawn in drawing.result())
-            except PhotoError as error:  # of its process
+            except CancelledError:
+                raise
+            except Exception as error:
                 for todo, _ in group:
                     yield self.destination.record(todo, failure(todo.job.source, error), self.facts)
         for finishing in self._finishing & done:

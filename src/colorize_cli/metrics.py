@@ -23,7 +23,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     try:
         from skimage.color import rgb2lab
     except ModuleNotFoundError as error:
-        raise OptionError("evaluating needs scikit-image: pip install 'coltran[eval]'") from error
+        raise OptionError("evaluating needs another package: pip install scikit-image") from error
     converted: np.ndarray = rgb2lab(rgb)
     return converted
 
@@ -57,7 +57,9 @@ def diversity(pictures: list[np.ndarray]) -> float:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Frechet distance of two sets of features `(N, D)`, each taken as a normal distribution."""
+    """Frechet distance of two sets of features `(N, D)`, each taken as a normal distribution; `nan` for N = 1."""
+    if min(len(first), len(second)) < 2:
+        return math.nan
     difference = first.mean(axis=0) - second.mean(axis=0)
     one, other = (np.cov(features, rowvar=False) for features in (first, second))
     values, vectors = np.linalg.eigh(one)

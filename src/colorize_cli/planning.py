@@ -18,7 +18,7 @@ from colorize_cli.locations import below, identity, is_url
 from colorize_cli.manifest import Manifest, Record, options_key
 from colorize_cli.naming import Job
 from colorize_cli.outcome import Outcome, RunFacts
-from colorize_cli.photo import FORMATS, format_of
+from colorize_cli.photo import FORMATS, likely_suffix
 from colorize_cli.provenance import read_provenance
 
 COLOR_SUFFIXES = frozenset(suffix for known in FORMATS.values() for suffix in known.suffixes)
@@ -136,7 +136,7 @@ class Planner:
         if record.status == "failed":
             if record.final and not self.retry_failed and not file_changed(job.source, record):
                 return Outcome(job.source, "failed", error=record.error)
-            return Todo(job, replaced=former)
+            return Todo(job, replaced=former.union(outputs))
         if record.key != self.key or left or file_changed(job.source, record):
             return Todo(job, replaced=former.union(outputs), changed=record.key != self.key)
         return self._known(job, outputs, former)
@@ -161,11 +161,7 @@ class Planner:
 
     def likely_outputs(self, job: Job) -> list[str]:
         """A photo's pictures, if it is in the format that its name says."""
-        suffix = os.path.splitext(job.source)[1]
-        if self.format is not None:
-            known = FORMATS[format_of(Path(f"photo.{self.format}"))].suffixes
-            return job.outputs(self.count, suffix if suffix.lower() in known else f".{self.format}")
-        return job.outputs(self.count, suffix if suffix.lower() in COLOR_SUFFIXES else ".png")
+        return job.outputs(self.count, likely_suffix(os.path.splitext(job.source)[1], self.format))
 
     def _absolute(self, outputs: Iterable[str]) -> list[str]:
         assert self.manifest is not None

@@ -33,6 +33,7 @@ from colorize_cli.batch import (
 from colorize_cli.errors import ColorizeError, ModelError, OptionError, OutputError, PhotoError
 from colorize_cli.locations import identity
 from colorize_cli.outcome import Outcome, RunFacts
+from colorize_cli.photo import likely_suffix
 from colorize_cli.steps import Look, Shaping
 from colorize_cli.workers import ATTEMPTS
 
@@ -142,8 +143,8 @@ class RayEngine:
 
     def _announce(self, todo: Todo, destination: Destination) -> None:
         """Note which pictures of a photo may be written; in which format, only those who open it will know."""
-        asked = self.shaping.output.format
-        suffixes = dict.fromkeys((os.path.splitext(todo.job.source)[1], ".png" if asked is None else f".{asked}"))
+        suffix, asked = os.path.splitext(todo.job.source)[1], self.shaping.output.format
+        suffixes = dict.fromkeys((suffix, likely_suffix(suffix, asked), ".png" if asked is None else f".{asked}"))
         outputs = [path for suffix in suffixes for path in todo.job.outputs(self.facts.samples, suffix)]
         if destination.journal is not None:
             with contextlib.suppress(PhotoError):  # one is a photo of the run: this one will fail
@@ -257,13 +258,13 @@ class _Painter:
             begun = [_begin(self.ledger, "draw", work, attempts=1) for work in group]
             if all(begun):
                 self._draw(group)
-        except PhotoError:  # an actor died over these photos: alone, each has only itself to blame
+        except Exception:  # an actor died over these photos, or failed: alone, each has only itself to blame
             for work in group:
                 try:
                     if _begin(self.ledger, "draw alone", work):
                         self._draw([work])
                         _import_ray().get(self.ledger.forget.remote("draw alone", work.number))
-                except PhotoError as error:
+                except Exception as error:
                     work.outcome = failure(work.todo.job.source, error)
         return {"work": [pickle.dumps(work) for work in works]}
 
@@ -386,5 +387,5 @@ def _import_ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise OptionError("engine ray needs another package; pip install 'coltran[ray]'") from error
+        raise OptionError("engine ray needs another package: pip install 'ray[data]'") from error
     return ray

@@ -24,17 +24,19 @@ class RemoteManifest(Manifest):
         self._url = f"{url}/{MANIFEST}"
         storage.get(self._url, str(Path(self._folder.name) / MANIFEST))
         self._put_at = time.monotonic()
+        self._grown = False  # since it was put
         super().__init__(self._folder.name, root=url)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """As `Manifest.append` does; what it raises may also tell of the copy."""
         super().append(line)
+        self._grown = True
         if time.monotonic() - self._put_at >= PUT_SECONDS:
             self._put()
 
     def _put(self) -> None:
         storage.put(str(self.path), self._url)
-        self._put_at = time.monotonic()
+        self._put_at, self._grown = time.monotonic(), False
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +46,7 @@ class RemoteManifest(Manifest):
     ) -> None:
         """Put the last lines. Raises `OutputError` if that cannot be done."""
         try:
-            if self.path.exists():
+            if self._grown:
                 self._put()
         finally:
             self._folder.cleanup()

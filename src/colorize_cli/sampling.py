@@ -88,7 +88,7 @@ class TileSampler:
         self.tile = Tile(decoder, [request.projections for request in [*requests, *[requests[-1]] * self.padding]])
         self.size, device = decoder.core.config.resolution, decoder.like.device
         self.bins = torch.zeros((decoder.tile, self.size, self.size), dtype=torch.int64, device=device)
-        self.bits = torch.zeros(decoder.tile, dtype=torch.float64, device=device)
+        self.bits = torch.zeros(decoder.tile, dtype=torch.float64)  # not on a device: MPS has no float64
         self.pixels = 0  # that the inner decoder looked at, of one sample
 
     def rows(self) -> Iterator[Tensor]:
@@ -105,7 +105,7 @@ class TileSampler:
                 change = self.tile.guide_row(row + 1) - self.tile.guide_row(row)
                 likely = torch.add(logits, change, alpha=GUESS_CHANGE)
             self.bins[:, row] = drawn
-            nats = logits.log_softmax(dim=-1).gather(-1, drawn[..., None]).double().sum(dim=(1, 2))
+            nats = logits.log_softmax(dim=-1).gather(-1, drawn[..., None]).cpu().double().sum(dim=(1, 2))
             self.bits -= nats / math.log(2)
             yield logits
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from colorize_cli import steps
 from colorize_cli.atomic import PREFIX
-from colorize_cli.errors import OutputError, PhotoError, no_such_file
+from colorize_cli.errors import OutputError, PassingError, PhotoError, no_such_file
 from colorize_cli.locations import is_url
 
 R = TypeVar("R")
@@ -70,7 +70,7 @@ def names(folder: str) -> frozenset[str]:
             return frozenset(os.listdir(folder or "."))
         filesystem, place = _filesystem(folder)
         return frozenset(posixpath.basename(name.rstrip("/")) for name in filesystem.ls(place, detail=False))
-    except OSError:
+    except Exception:  # every store has errors of its own
         return frozenset()
 
 
@@ -129,7 +129,7 @@ def _remote(url: str, act: Callable[[], R]) -> R:
     except FileNotFoundError as error:
         raise PhotoError(no_such_file(url)) from error
     except Exception as error:  # every store has errors of its own
-        raise PhotoError(f"{url}: cannot be read ({_reason(error)}); check the name and the credentials") from error
+        raise PassingError(f"{url}: cannot be read ({_reason(error)}); check the name and the credentials") from error
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class ColoringFirst(DefaultGroup):  # type: ignore[misc]
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The default command's help, then the commands."""
-        default = click.Context(photos, info_name=ctx.info_name, parent=ctx.parent)
+        default = click.Context(photos, info_name=ctx.info_name, parent=ctx.parent, **photos.context_settings)
         photos.format_help(default, formatter)
         with formatter.indentation():
             formatter.write_dl([("--version", "Show the version and exit.")], col_spacing=23)

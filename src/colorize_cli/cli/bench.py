@@ -50,9 +50,7 @@ class PhotoSize(click.ParamType):  # type: ignore[type-arg]
 @click.option("--naive", is_flag=True,
               help="Also time the published way of sampling: two rows, the rest extrapolated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.pass_context
 def bench(
-    ctx: click.Context,
     model: str,
     device: str,
     dtype: str,

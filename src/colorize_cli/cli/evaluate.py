@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from colorize_cli.atomic import check_writable, replacing
 from colorize_cli.cli.photos import model_options
 from colorize_cli.cli.refusal import Refusal
 from colorize_cli.config import MOST_GUIDANCE, SamplingOptions
@@ -43,9 +45,7 @@ JUDGE = "judge.safetensors"  # among the weights of a checkout; the installed pa
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write the figures of every photograph there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.pass_context
 def evaluate(
-    ctx: click.Context,
     data: Path,
     model: str,
     device: str,
@@ -77,6 +77,8 @@ def evaluate(
 
     console = Console(stderr=True)
     try:
+        if csv_file is not None:
+            _check_csv(csv_file)
         options = SamplingOptions(samples, temperature, seed, guidance=guidance) if samples else None
         judge = _judge(judge_file) if options else None
         colorizer = Colorizer.from_pretrained(model, device, dtype)
@@ -90,8 +92,6 @@ def evaluate(
                 inception=None if inception is None else str(inception),
                 progress=lambda: bar.advance(task),
             )
-        if csv_file is not None:
-            _write_csv(csv_file, report)
     except ColorizeError as error:
         raise Refusal(str(error)) from error
     if options and judge is None:
@@ -108,6 +108,8 @@ def evaluate(
     else:
         for key, value in record.items():
             click.echo(f"{key:32} {value:.3f}" if isinstance(value, float) else f"{key:32} {value}")
+    if csv_file is not None:
+        _write_csv(csv_file, report)
     return 0
 
 
@@ -124,12 +126,22 @@ def _measured(scores: Scores | SetScores) -> dict[str, float]:
     return {key: value for key, value in asdict(scores).items() if not math.isnan(value)}
 
 
-def _write_csv(path: Path, report: Report) -> None:
+def _check_csv(path: Path) -> None:
+    """Raises `ColorizeError` before there is anything to lose."""
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["photo", *asdict(report.mean)])
-            for name, scores in report.rows:
-                writer.writerow([name, *("" if math.isnan(x) else f"{x:.6g}" for x in asdict(scores).values())])
+        check_writable(path.parent)
     except OSError as error:
         raise ColorizeError(f"{path}: cannot be written ({error.strerror}); choose another --csv") from error
+
+
+def _write_csv(path: Path, report: Report) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["photo", *asdict(report.mean)])
+    for name, scores in report.rows:
+        writer.writerow([name, *("" if math.isnan(x) else f"{x:.6g}" for x in asdict(scores).values())])
+    try:
+        with replacing(path) as file:
+            file.write(text.getvalue().encode(errors="surrogateescape"))
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be written ({error.strerror}); choose another --csv") from error

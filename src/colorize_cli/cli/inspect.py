@@ -26,7 +26,11 @@ PHOTO, MODEL = "PHOTO", "MODEL"  # what stands in the command for what is not fo
 AS_PRINTED = "that runs as it is printed"
 
 
-@click.command("inspect", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    "inspect",
+    short_help="Say what made a picture, and how to make it again.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--photo", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="PHOTO",
               help="Check that the picture was made of this photo.  [default: its own, here or beside it]")  # fmt: skip
@@ -75,7 +79,7 @@ def inspect(picture: Path, photo: Path | None, model: str | None, as_json: bool)
 def _rows(record: Provenance) -> list[tuple[str, str]]:
     """What a person is told of a record."""
     options = ", ".join(
-        f"{name} {value}" for name, value in sorted(record.options.items()) if value not in (None, False)
+        f"{name} {value}" for name, value in sorted(record.options.items()) if value is not None and value is not False
     )
     dtypes = ", ".join(f"{stage} {dtype}" for stage, dtype in record.dtype.items())
     return [

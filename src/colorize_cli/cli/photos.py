@@ -65,7 +65,7 @@ class UnnamedCommand(click.Command):
     context_class = UnnamedContext
 
 
-@click.command("photos", cls=UnnamedCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("PHOTO...", cls=UnnamedCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, metavar="PHOTO...", type=click.Path(allow_dash=True))
 @click.option("-o", "--output", type=click.Path(file_okay=False, allow_dash=True), metavar="DIR",
               help="Where the pictures go, with the tree of folders below each PHOTO that is one, and a record of the "

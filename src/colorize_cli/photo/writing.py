@@ -40,6 +40,7 @@ class Format:
     """What a kind of file can hold."""
 
     suffixes: tuple[str, ...]
+    others: tuple[str, ...] = ()  # of photos alone: their pictures have the first of the above
     deep: bool = False  # 16 bits a channel
     alpha: bool = True
     xmp: bool = True
@@ -51,15 +52,15 @@ class Format:
 
 # By Pillow's name; photos of other formats become PNG.
 FORMATS: dict[str, Format] = {
-    "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, longest=65_500),
+    "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, others=(".mpo",), longest=65_500),
     "PNG": Format((".png",), deep=True),
     "TIFF": Format((".tif", ".tiff"), deep=True, pages=True),
     "WEBP": Format((".webp",), longest=16_383, iptc=False, dots_in_exif=True),
     "AVIF": Format((".avif", ".avifs"), longest=32_768, iptc=False, dots_in_exif=True),
-    "HEIF": Format((".heic", ".heif"), longest=16_384, iptc=False, dots_in_exif=True),
-    "JPEG2000": Format((".jp2",), deep=True, dots_in_exif=True),
+    "HEIF": Format((".heic", ".heif"), others=(".hif",), longest=16_384, iptc=False, dots_in_exif=True),
+    "JPEG2000": Format((".jp2",), others=(".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), deep=True, dots_in_exif=True),
     "BMP": Format((".bmp",), alpha=False, xmp=False, iptc=False),
-    "PPM": Format((".ppm", ".pnm"), deep=True, alpha=False, xmp=False, iptc=False),
+    "PPM": Format((".ppm", ".pnm"), others=(".pgm", ".pbm", ".pfm"), deep=True, alpha=False, xmp=False, iptc=False),
 }
 
 
@@ -72,15 +73,29 @@ def output_suffix(photo: Photo, suffix: str, options: OutputOptions | None = Non
     Raises:
         PhotoError: the photo has several pages and the format asked for has one.
     """
+    wanted = options.format if options is not None else None
+    if wanted is not None and len(photo.pages) > 1 and not FORMATS[_kind(f".{wanted}")].pages:
+        raise PhotoError(f"{len(photo.pages)} pages do not fit into one {wanted} file; use --format tiff")
     kind = {"MPO": "JPEG"}.get(photo.format, photo.format)  # a camera's JPEG with more pictures behind the first
+    return _suffix(kind, suffix, wanted)
+
+
+def likely_suffix(suffix: str, wanted: str | None) -> str:
+    """The `output_suffix` of a photo that is in the format that its own suffix says."""
+    return _suffix(_kind(suffix), suffix, wanted)
+
+
+def _suffix(kind: str, suffix: str, wanted: str | None) -> str:
+    if wanted is not None:
+        return suffix if suffix.lower() in FORMATS[_kind(f".{wanted}")].suffixes else f".{wanted.lower()}"
     known = FORMATS.get(kind, FORMATS["PNG"])
-    if options is not None and options.format is not None:
-        wanted = f".{options.format.lower()}"
-        known = FORMATS[format_of(Path(f"photo{wanted}"))]
-        if len(photo.pages) > 1 and not known.pages:
-            raise PhotoError(f"{len(photo.pages)} pages do not fit into one {options.format} file; use --format tiff")
-        return suffix if suffix.lower() in known.suffixes else wanted
     return suffix if suffix.lower() in known.suffixes else known.suffixes[0]
+
+
+def _kind(suffix: str) -> str:
+    """The format, by Pillow's name, of photos of a suffix; nothing that is one for all others."""
+    suffix = suffix.lower()
+    return next((kind for kind, known in FORMATS.items() if suffix in (*known.suffixes, *known.others)), "")
 
 
 def format_of(path: Path) -> str:
@@ -247,7 +262,7 @@ def _heif(page: np.ndarray, metadata: Metadata, packet: bytes, quality: int | No
     try:
         import pillow_heif
     except ImportError as error:
-        raise PhotoError("HEIC needs another package; pip install 'coltran[heic]'") from error
+        raise PhotoError("HEIC needs another package: pip install pillow-heif") from error
     file = io.BytesIO()
     mode, size = "RGBA" if page.shape[2] == 4 else "RGB", (page.shape[1], page.shape[0])
     options = {"quality": quality or HEIC_QUALITY, "chroma": 444, **_usual(metadata, packet)}

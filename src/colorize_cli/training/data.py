@@ -24,12 +24,13 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
 def read_photos(source: Path) -> Iterator[tuple[str, Image.Image]]:
-    """Names and RGB photos of a folder, a tar or a tar.gz, in their order there (a folder's: sorted)."""
+    """Names and RGB photos of a folder, a tar or a tar.gz, in their order there (a folder's: sorted).
+
+    Raises `PhotoError` for a source that is none of these, and for a photo that cannot be read.
+    """
     if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in PHOTO_SUFFIXES:
-                with Image.open(path) as image:
-                    yield path.stem, image.convert("RGB")
+        for path in photo_files(source):
+            yield path.stem, _rgb(path, str(path))
         return
     try:
         with tarfile.open(source) as archive:
@@ -38,14 +39,29 @@ def read_photos(source: Path) -> Iterator[tuple[str, Image.Image]]:
                     continue
                 file = archive.extractfile(member)
                 assert file is not None
-                with Image.open(io.BytesIO(file.read())) as image:
-                    yield Path(member.name).stem, image.convert("RGB")
+                yield Path(member.name).stem, _rgb(io.BytesIO(file.read()), f"{member.name} in {source}")
     except (OSError, tarfile.TarError) as error:
         raise PhotoError(f"{source}: {error}; give a folder, a .tar or a .tar.gz of photographs") from error
 
 
+def photo_files(folder: Path) -> list[Path]:
+    """The photographs in a folder and all below it, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+
+
+def _rgb(file: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PhotoError(f"{name}: cannot be read ({error}); mend it or take it away") from error
+
+
 def build_cache(source: Path, folder: Path, leave_out: frozenset[str] = frozenset()) -> None:
-    """Decode `source` into `folder`: `photos.u8` (raw HWC bytes) and `index.json` (names and places)."""
+    """Decode `source` into `folder`: `photos.u8` (raw HWC bytes) and `index.json` (names and places).
+
+    Raises `PhotoError` where there are none, or one cannot be read.
+    """
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     offset = 0
@@ -57,6 +73,8 @@ def build_cache(source: Path, folder: Path, leave_out: frozenset[str] = frozense
             names.append(name)
             places.append((offset, image.height, image.width))
             offset += image.height * image.width * 3
+    if not names:
+        raise PhotoError(f"{source} holds no photographs{' but those left out' * bool(leave_out)}")
     (folder / "index.json").write_text(json.dumps({"names": names, "places": places}))
 
 
@@ -82,6 +100,9 @@ def cached_photos(source: Path, folder: Path, leave_out: frozenset[str] = frozen
     if not source.exists():
         raise PhotoError(f"{source} does not exist; give a folder, a .tar or a .tar.gz of photographs")
     key = hashlib.sha256(f"{source.resolve()}:{source.stat().st_mtime_ns}:{sorted(leave_out)}".encode())
+    for path in photo_files(source) if source.is_dir() else ():
+        status = path.stat()
+        key.update(f"{path.relative_to(source)}:{status.st_size}:{status.st_mtime_ns}\0".encode())
     place = folder / f"{source.name.partition('.')[0]}-{key.hexdigest()[:12]}"
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,13 +53,26 @@ class Journal:
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
-    """Append to a CSV, with a header where it is new."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+    """Append to a CSV, whose header gets the columns that it lacks."""
+    earlier: list[dict[str, str]] = []
+    columns: list[str] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            if not row.keys() <= set(columns):
+                earlier = list(reader)
+    figures = {key: f"{value:.6g}" for key, value in row.items()}
+    if row.keys() <= set(columns):
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, columns).writerow(figures)
+        return
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys([*columns, *row])))
+    writer.writeheader()
+    writer.writerows([*earlier, figures])
+    with replacing(path) as whole:
+        whole.write(text.getvalue().encode())
 
 
 def rewind(path: Path, step: int) -> None:

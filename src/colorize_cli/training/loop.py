@@ -96,12 +96,15 @@ def run_training(
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=options.device)
+        if state["average"].keys() != average.keys():
+            raise OptionError(f"the run in {folder} learns other parts; resume it with the options of its start")
+        for name, master in masters.items():
+            master.copy_(state["masters"][name])
         for name in names:
-            masters[name].copy_(state["masters"][name])
             average[name].copy_(state["average"][name])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds, averaged = state["step"], state["seconds"], state["averaged"]
-    load(parameters, masters, names)
+    load(parameters, masters, masters)
     journal = Journal(folder, step) if rank == 0 else None
 
     def save() -> None:
@@ -135,9 +138,13 @@ def run_training(
     last_validation = last_checkpoint = seconds
     running: dict[str, float] = {}
     parts = options.accumulate * processes  # of a step's batch
-    while not agreed(options.done(step, seconds) >= 1 or should_stop(), processes):
+    while True:
+        # All must leave at the same step, and learn at the same rate or drift apart: the first one's clock counts.
+        done, stop = agreed(options.done(step, seconds), should_stop(), options.device, processes)
+        if stop or done >= 1:
+            break
         started = time.monotonic()
-        rate = learning_rate(options, step, options.done(step, seconds))
+        rate = learning_rate(options, step, done)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         for part in range(rank * options.accumulate, (rank + 1) * options.accumulate):
@@ -183,13 +190,14 @@ def run_training(
         journal.close()
 
 
-def agreed(stop: bool, processes: int) -> bool:
-    """Whether any process wants to stop: all must leave the loop at the same step."""
+def agreed(done: float, stop: bool, device: str, processes: int) -> tuple[float, bool]:
+    """The first process's share of the run that is over, and whether any process wants to stop."""
     if processes == 1:
-        return stop
-    vote = torch.tensor(float(stop))
-    dist.all_reduce(vote)
-    return vote.item() > 0
+        return done, stop
+    votes = torch.tensor([done if dist.get_rank() == 0 else 0.0, float(stop)], device=device)
+    dist.all_reduce(votes)
+    first, stops = votes.tolist()
+    return first, stops > 0
 
 
 def average_gradients(masters: list[Tensor], processes: int) -> None:

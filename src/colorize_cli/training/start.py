@@ -202,6 +202,19 @@ def read_run(folder: Path) -> tuple[str, StageConfig, int]:
         raise ModelError(f"{folder} holds no readable {RUN}: it is no training run") from error
 
 
+def held_config(folder: Path, stage: str) -> StageConfig | None:
+    """The config of the run in `folder` that there is to go on with, if any.
+
+    Raises `ModelError` where it trains another stage than `stage`.
+    """
+    if not (folder / CHECKPOINT).is_file():
+        return None
+    found, config, _ = read_run(folder)
+    if found != stage:
+        raise ModelError(f"{folder} holds a run of the stage {found}, not {stage}; choose another --out")
+    return config
+
+
 def run_seed(folder: Path, module: nn.Module) -> int:
     """The seed of the run in `folder`; of a new one, a checksum of the weights that it starts from.
 
@@ -235,7 +248,7 @@ def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
     path = folder / CHECKPOINT
     if not path.exists():
         raise ModelError(f"{path} is missing: the run has not saved anything yet")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     module.load_state_dict({**state["masters"], **state["average"]}, strict=True)
     return stage, module
 
