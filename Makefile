@@ -19,7 +19,7 @@ demo: setup ## colour a photograph of examples/
 	$(BIN)/colorize examples/erie-county-bank-buffalo-1908.jpg --samples 4 --output demo-output --force
 	@echo "The pictures are in demo-output/"
 
-test: .venv/installed-dev ## everything that must hold
+test: .venv/installed-dev ## all tests
 	$(BIN)/python -m pytest
 
 lint: .venv/installed-dev ## style

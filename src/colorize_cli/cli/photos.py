@@ -26,7 +26,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--model", default="coltran-small", show_default=True, metavar="NAME|DIR",
                          help="A shipped model, a model folder, or a Hugging Face hub id."),
             click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]|mps",
-                         help="Where to run."),
+                         help="Where to run; auto is a CUDA device if there is one, else the CPU."),
             click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto",
                          show_default=True, help="Number format of the model's work."),
         ]
@@ -95,7 +95,7 @@ class UnnamedCommand(click.Command):
 @click.option("--retry-failed", is_flag=True, help="Try photos again that failed in an earlier run.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--shard", type=Shard(), metavar="I/N",
-              help="Only the Ith of N equal parts of the photos, for jobs side by side.")  # fmt: skip
+              help="Only the Ith of N nearly equal parts of the photos, for jobs side by side.")  # fmt: skip
 @click.option("--watch", is_flag=True, help="Go on with photos that arrive in the folders given, until interrupted.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
               help="This process, or Ray Data on one machine or many.")  # fmt: skip
