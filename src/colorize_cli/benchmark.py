@@ -267,9 +267,7 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> float:
 def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int) -> NaiveCost:
     """Time `rows` rows of the published way of sampling, in float32, and extrapolate to a whole image."""
     core = copy.deepcopy(colorizer.model.core).float()
-    gray, eye = (
-        torch.from_numpy(np.array(array))[None].to(colorizer.device) for array in (view.gray_64, view.backbone_gray)
-    )
+    gray, eye = (colorizer.tensor(array) for array in (view.gray_64, view.backbone_gray))
     drawing = draw_naively(core, gray.int(), eye, noise_stream(0, 0, view.gray_256))
     next(drawing)  # with the encoder, and not timed
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Model folders: find, verify, read, write. The only user of huggingface_hub and safetensors.
+"""Model folders: find, verify, read, write. The only user of huggingface_hub.
 
 A model folder holds `model.json` and one safetensors file for each stage; a core's backbone is a file of
 its own. `model.json` gives each stage's architecture and the sha256 of each file.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from colorize_cli.atomic import replacing
 from colorize_cli.config import (
+    DEFAULT_MODEL,
     MOST_GUIDANCE,
     STAGES,
     ColorUpsamplerConfig,
@@ -30,7 +31,6 @@ from colorize_cli.errors import ModelError
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
 
-DEFAULT_MODEL = "coltran-small"
 DESCRIPTION = "model.json"
 FORMAT = 1
 BACKBONE = "backbone"  # file and parameter prefix of the core's pretrained part
@@ -173,7 +173,7 @@ def _files(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """`model.json`, checked for the fields that loading needs."""
+    """`model.json`, checked for the fields that loading needs; what it may leave out is filled in."""
     path = folder / DESCRIPTION
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -193,7 +193,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     name = description.get("name", "")
     if not isinstance(name, str) or not name.isprintable():
         raise ModelError(f"{path}: name is {name!r}; it must be a text of one line")
-    return description
+    return {
+        **description,
+        "name": description.get("name", folder.name),
+        "temperature": temperature,
+        "guidance": guidance,
+    }
 
 
 def load_model(name: str = DEFAULT_MODEL) -> Model:
@@ -234,10 +239,10 @@ def load_model(name: str = DEFAULT_MODEL) -> Model:
         module.load_state_dict(state, strict=True, assign=True)
         modules[stage] = module.eval().requires_grad_(False)
     return Model(
-        name=description.get("name", folder.name),
+        name=description["name"],
         sha256=file_sha256(folder / DESCRIPTION),
-        temperature=float(description.get("temperature", 1.0)),
-        guidance=float(description.get("guidance", 0.0)),
+        temperature=float(description["temperature"]),
+        guidance=float(description["guidance"]),
         core=modules["core"],
         color_upsampler=modules["color_upsampler"],
         spatial_upsampler=modules["spatial_upsampler"],

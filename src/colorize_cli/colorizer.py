@@ -14,8 +14,8 @@ from PIL import Image
 
 from colorize_cli import __version__, palette, photo
 from colorize_cli.ahead import one_ahead
-from colorize_cli.checkpoints import DEFAULT_MODEL, Model, cast_stage, load_model
-from colorize_cli.config import STAGES, OutputOptions, SamplingOptions
+from colorize_cli.checkpoints import Model, cast_stage, load_model
+from colorize_cli.config import DEFAULT_MODEL, STAGES, OutputOptions, SamplingOptions
 from colorize_cli.errors import OptionError
 from colorize_cli.forks import share_out
 from colorize_cli.models.packed import multiplies_bfloat16
@@ -217,8 +217,8 @@ class Colorizer:
     @torch.inference_mode()
     def requests(self, gray_photo: GrayPhoto, seed: int, count: int) -> list[SampleRequest]:
         """Encode a photo: `count` samples of it to draw."""
-        gray = self._tensor(gray_photo.gray_64).int()
-        projections = project_context(self.model.core, gray, self._tensor(gray_photo.backbone_gray))
+        gray = self.tensor(gray_photo.gray_64).int()
+        projections = project_context(self.model.core, gray, self.tensor(gray_photo.backbone_gray))
         streams = (noise_stream(seed, index, gray_photo.gray_256) for index in range(count))
         return [SampleRequest(projections, noise) for noise in streams]
 
@@ -309,14 +309,15 @@ class Colorizer:
             input_sha256=sha256,
         )
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """A batch of one array, on the device."""
         return torch.from_numpy(np.array(array))[None].to(self.device)
 
     @torch.inference_mode()
     def upsample(self, bins: np.ndarray, gray_photo: GrayPhoto) -> tuple[np.ndarray, np.ndarray]:
         """A coarse image `(64, 64)` of bins to RGB `(64, 64, 3)` and `(256, 256, 3)`, both uint8."""
-        levels = palette.bins_to_levels(self._tensor(bins).long())
-        low_res = self.model.color_upsampler.upsample(levels, self._tensor(gray_photo.gray_64).long())
-        gray = self._tensor(gray_photo.gray_256).long()
+        levels = palette.bins_to_levels(self.tensor(bins).long())
+        low_res = self.model.color_upsampler.upsample(levels, self.tensor(gray_photo.gray_64).long())
+        gray = self.tensor(gray_photo.gray_256).long()
         rgb = self.model.spatial_upsampler.upsample(self.model.spatial_upsampler.enlarge(low_res, gray), gray)
         return low_res[0].cpu().numpy(), rgb[0].cpu().numpy()

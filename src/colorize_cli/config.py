@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from colorize_cli.errors import ModelError, OptionError
 
+DEFAULT_MODEL = "coltran-small"
 LEVELS = 8  # coarse levels a channel: 3 bits
 NUM_COLORS = LEVELS**3  # 512, the core's alphabet
 NUM_LEVELS = 256  # fine levels a channel, and of gray

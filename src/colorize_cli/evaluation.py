@@ -119,7 +119,7 @@ def score_photo(colorizer: Colorizer, photo: TrueColor) -> dict[str, float]:
     scores |= zip(names, _upsampler_bits(colorizer, photo), strict=True)
     _, model_rgb = colorizer.upsample(photo.bins, photo.view)
     joined = chroma.join(photo.luma, model_rgb)
-    centres = (palette.bins_to_rgb(photo.bins) + palette.STEP // 2).astype(np.uint8)
+    centres = palette.bin_centers(photo.bins).astype(np.uint8)
     bicubic = chroma.join(photo.luma, centres)
     return scores | {
         "model_psnr": psnr(photo.rgb, model_rgb),
@@ -143,10 +143,6 @@ def score_samples(photo: TrueColor, samples: list[np.ndarray]) -> dict[str, floa
     }
 
 
-def _tensor(colorizer: Colorizer, array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(array))[None].to(colorizer.device)
-
-
 def _cross_entropy(logits: Tensor, truth: Tensor) -> float:
     """Bits of each entry of `truth` `(...)` under `logits` `(..., C)`, their mean."""
     return F.cross_entropy(logits.float().flatten(0, -2), truth.flatten()).item() / math.log(2)
@@ -155,8 +151,8 @@ def _cross_entropy(logits: Tensor, truth: Tensor) -> float:
 @torch.inference_mode()
 def _core_bits(colorizer: Colorizer, photo: TrueColor) -> tuple[float, float]:
     core = colorizer.model.core
-    gray, truth = _tensor(colorizer, photo.view.gray_64).int(), _tensor(colorizer, photo.bins)
-    context = core.encode(gray, _tensor(colorizer, photo.view.backbone_gray))
+    gray, truth = colorizer.tensor(photo.view.gray_64).int(), colorizer.tensor(photo.bins)
+    context = core.encode(gray, colorizer.tensor(photo.view.backbone_gray))
     logits = core.decode(context, truth)
     return _cross_entropy(logits, truth), _cross_entropy(core.parallel_logits(context, gray), truth)
 
@@ -164,9 +160,9 @@ def _core_bits(colorizer: Colorizer, photo: TrueColor) -> tuple[float, float]:
 @torch.inference_mode()
 def _upsampler_bits(colorizer: Colorizer, photo: TrueColor) -> tuple[float, float]:
     color, spatial = colorizer.model.color_upsampler, colorizer.model.spatial_upsampler
-    low_res, rgb = _tensor(colorizer, photo.low_res).long(), _tensor(colorizer, photo.rgb).long()
-    gray_64, gray_256 = (_tensor(colorizer, x).long() for x in (photo.view.gray_64, photo.view.gray_256))
-    levels = palette.bins_to_levels(_tensor(colorizer, photo.bins))
+    low_res, rgb = colorizer.tensor(photo.low_res).long(), colorizer.tensor(photo.rgb).long()
+    gray_64, gray_256 = (colorizer.tensor(x).long() for x in (photo.view.gray_64, photo.view.gray_256))
+    levels = palette.bins_to_levels(colorizer.tensor(photo.bins))
     return (
         _channel_bits(color, color.symbols(levels)[0], gray_64, low_res),
         _channel_bits(spatial, spatial.symbols(spatial.enlarge(low_res, gray_256))[0], gray_256, rgb),

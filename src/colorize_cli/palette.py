@@ -36,3 +36,8 @@ def bins_to_levels(bins: Array) -> Array:
 def bins_to_rgb(bins: Array) -> Array:
     """Bins `(...)`, 0..511, to RGB `(..., 3)`: the lower edge of each level, 0, 32, ..., 224."""
     return bins_to_levels(bins) * STEP
+
+
+def bin_centers(bins: Array) -> Array:
+    """Bins `(...)`, 0..511, to RGB `(..., 3)`: the middle of each level, 16, 48, ..., 240."""
+    return bins_to_rgb(bins) + STEP // 2

@@ -11,7 +11,7 @@ import click
 from colorize_cli.cli.output import output_options
 from colorize_cli.cli.refusal import Refusal
 from colorize_cli.cli.streams import StandardStreams
-from colorize_cli.config import MOST_GUIDANCE, OutputOptions, SamplingOptions
+from colorize_cli.config import DEFAULT_MODEL, MOST_GUIDANCE, OutputOptions, SamplingOptions
 from colorize_cli.errors import ColorizeError, OutputError
 from colorize_cli.locations import is_url
 
@@ -23,7 +23,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that loads a model."""
     for option in reversed(
         [
-            click.option("--model", default="coltran-small", show_default=True, metavar="NAME|DIR",
+            click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME|DIR",
                          help="A shipped model, a model folder, or a Hugging Face hub id."),
             click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]|mps",
                          help="Where to run; auto is a CUDA device if there is one, else the CPU."),

@@ -13,7 +13,7 @@ from colorize_cli.config import CORE_SIZE, NUM_COLORS
 from colorize_cli.models.backbone import MAP_SCALES, EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.rows import project_context
-from colorize_cli.palette import STEP, bins_to_rgb, rgb_to_bins
+from colorize_cli.palette import bin_centers, rgb_to_bins
 from colorize_cli.photo import backbone_view
 from colorize_cli.sampling import SampleRequest, decoder_of, draw_samples, noise_stream
 from colorize_cli.training.batches import (
@@ -188,7 +188,7 @@ class CoreTask:
         for photos in self.validation.values():
             for number in chosen(photos, self.sheet_photos):
                 gray, eye, bins = self.tensors([core_sample(photos[number], None, model.config.resolution)])
-                colors = bins_to_rgb(torch.arange(NUM_COLORS, device=gray.device)).float() + STEP / 2
+                colors = bin_centers(torch.arange(NUM_COLORS, device=gray.device)).float()
                 mean = model.parallel_logits(model.encode(gray, eye), gray).float().softmax(-1) @ colors
                 row = [gray[0].cpu().numpy().astype(np.uint8), pixels(bins[0].cpu().numpy())]
                 rows.append([*row, mean[0].cpu().numpy().round().astype(np.uint8)])
@@ -202,4 +202,4 @@ class CoreTask:
 
 def pixels(bins: np.ndarray) -> np.ndarray:
     """The centres of bins `(H, W)` as RGB `(H, W, 3)` uint8."""
-    return (bins_to_rgb(bins.astype(np.int64)) + STEP // 2).astype(np.uint8)
+    return bin_centers(bins.astype(np.int64)).astype(np.uint8)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from colorize_cli.config import CORE_SIZE, NUM_LEVELS
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
-from colorize_cli.palette import STEP, bins_to_levels, bins_to_rgb, rgb_to_bins, rgb_to_levels
+from colorize_cli.palette import bin_centers, bins_to_levels, rgb_to_bins, rgb_to_levels
 from colorize_cli.photo import backbone_view, squash
 from colorize_cli.training.batches import (
     BITS,
@@ -66,7 +66,7 @@ class UpsamplerTask:
             return rgb_to_levels(rgb.astype(np.int64)), gray, rgb
         small = squash(rgb, CORE_SIZE).astype(np.int64)
         if rng is not None and rng.random() < 0.7:  # what the colour upsampler gives is not the exact small photo
-            guess = bins_to_rgb(rgb_to_bins(small)) + STEP // 2
+            guess = bin_centers(rgb_to_bins(small))
             small = np.rint(small + (guess - small) * rng.uniform(0, 0.7) * rng.uniform(0, 1, (1, 1, 3)))
             small = (small + rng.normal(0, rng.uniform(0, 5), small.shape)).clip(0, 255).round().astype(np.int64)
         levels = model.enlarge(torch.from_numpy(small)[None], torch.from_numpy(gray.astype(np.int64))[None])
