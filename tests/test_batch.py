@@ -344,6 +344,29 @@ def test_a_photo_over_which_the_model_fails_is_reported_and_the_rest_done(
     assert sorted(pictures(tmp_path / "out")) == ["0_color1.png", "2_color1.png"]
 
 
+def test_photos_over_which_the_model_fails_together_are_drawn_alone(
+    colorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(3):
+        write_gray(tmp_path / "in" / f"{index}.png", 30, 30, index)
+    draw, lanes = local_engine.draw, local_engine.Lanes.__init__
+
+    def together(self: local_engine.Lanes, *arguments: object) -> None:
+        lanes(self, *arguments)  # type: ignore[arg-type]
+        self.photos = 3
+
+    def fails_over_one(colorizer: Colorizer, group: Sequence[tuple[Todo, steps.Look]], *rest: object) -> list[Drawn]:
+        if "1" in {todo.job.name for todo, _ in group}:
+            raise MemoryError
+        return draw(colorizer, group, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(local_engine, "draw", fails_over_one)
+    monkeypatch.setattr(local_engine.Lanes, "__init__", together)
+    assert colorize(tmp_path / "in", "-o", tmp_path / "out", *ONE).exit_code == 1
+    assert sorted(pictures(tmp_path / "out")) == ["0_color1.png", "2_color1.png"]
+    assert [line["final"] for line in lines(tmp_path / "out") if line["status"] == "failed"] == [False]
+
+
 def test_a_shard_that_no_photo_falls_to_says_so(colorize, gray_photo: Path, tmp_path: Path) -> None:
     words = (gray_photo, "-o", tmp_path / "out", "--dry-run", "--shard")
     said = [colorize(*words, f"{shard}/2") for shard in (1, 2)]

@@ -68,6 +68,13 @@ def test_work_is_counted_from_the_architecture(tiny_model: Path) -> None:
     assert works["coarse"].pass_flops == pytest.approx(core, rel=1e-3)
 
 
+def test_the_backbones_share_of_the_work_is_counted_in_its_own_format() -> None:
+    encode = least_work(Colorizer.from_pretrained(dtype="bfloat16"))["encode"]
+    assert encode.flops.keys() == {"bfloat16", "float32"}
+    multiplications = 0.65e9  # of EfficientNet-Lite2's maps at 224x224
+    assert encode.flops["float32"] == pytest.approx(2 * multiplications, rel=0.2)
+
+
 def test_the_least_time_is_set_by_what_takes_longer() -> None:
     limits = machine.Limits({"float32": 100.0, "bfloat16": 200.0}, bandwidth=10.0)
     assert limits.least_seconds({"float32": 100.0, "bfloat16": 100.0}, 1.0) == 1.5

@@ -112,10 +112,10 @@ def test_nothing_is_printed_and_the_global_random_state_is_untouched(
 
 def test_a_small_photo_is_seen_by_the_backbone_from_its_64x64_gray() -> None:
     small = see(wave(1)[:60, :60])
-    expected = np.asarray(Image.fromarray(small.gray_64).resize((192, 192), Image.Resampling.BICUBIC))
+    expected = np.asarray(Image.fromarray(small.gray_64).resize((224, 224), Image.Resampling.BICUBIC))
     assert np.array_equal(small.backbone_gray, expected)
     large = see(wave(1))
-    expected = np.asarray(Image.fromarray(large.gray_256).resize((192, 192), Image.Resampling.BICUBIC))
+    expected = np.asarray(Image.fromarray(large.gray_256).resize((224, 224), Image.Resampling.BICUBIC))
     assert np.array_equal(large.backbone_gray, expected)
 
 
@@ -146,7 +146,7 @@ def test_in_bfloat16_the_backbone_stays_in_float32() -> None:
     assert {p.dtype for p in core.backbone.parameters()} == {torch.float32}
     assert {p.dtype for name, p in core.named_parameters() if not name.startswith("backbone.")} == {torch.bfloat16}
     gray = torch.zeros(1, 64, 64, dtype=torch.int32)
-    assert core.encode(gray, torch.zeros(1, 192, 192, dtype=torch.uint8)).dtype == torch.bfloat16
+    assert core.encode(gray, torch.zeros(1, 224, 224, dtype=torch.uint8)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,17 @@ def test_each_photo_is_listed_once_however_often_it_is_given(scans: Path, monkey
     assert [entry.source for entry in listing.entries] == ["b.jpg", "./a.PNG"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
 def test_inputs_that_overlap_are_no_problem(scans: Path) -> None:
     sub, pattern = str(scans / "sub"), str(scans / "b*.jpg")
     for inputs in ([scans, scans], [scans, sub], [sub, scans / "sub" / "deeper"], [scans / "b.jpg", pattern]):
         assert list_photos([*map(str, inputs)], recursive=True).problems == []
+    for inputs in ([scans, f"{scans.parent}/sc*"], [sub, f"{scans.parent}/sc*"]):
+        (scans / "a.PNG").unlink(missing_ok=True)
+        (scans / "b.jpg").unlink(missing_ok=True)
+        assert list_photos([*map(str, inputs)], recursive=True).problems == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
 def test_linked_folders_are_followed_and_loops_are_not(scans: Path) -> None:
     (scans / "sub" / "up").symlink_to(scans)
     (scans / "other").symlink_to(scans / "sub" / "deeper")

@@ -145,28 +145,47 @@ def test_what_is_looked_at_is_not_drawn_once_the_run_is_to_stop(
         assert (pickle.loads(content).drawn is None) == stopped
 
 
-def test_photos_over_which_an_actor_dies_are_drawn_alone_and_the_one_that_kills_it_is_given_up(
-    tiny_model: Path, gray_photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def failing_painter(
+    model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> tuple[ray_engine._Painter, dict[str, list[bytes]], list[list[int]]]:
+    """A painter to which photo 1 of a batch of three does `error`, the batch, and what it was given to draw."""
     monkeypatch.setattr(ray_engine, "_import_ray", lambda: SimpleNamespace(get=lambda answer: answer))
     sampling, shaping, ledger = SamplingOptions(1), Shaping(), ray_engine._Ledger()
-    digest = file_sha256(tiny_model / "model.json")
-    job = Job(str(gray_photo), str(gray_photo.parent), "photo", "photo.jpg")
-    batch = [pickle.dumps(ray_engine._Work(n, Todo(job), look(str(gray_photo), shaping))) for n in range(3)]
+    digest = file_sha256(model / "model.json")
+    job = Job(str(photo), str(photo.parent), "photo", "photo.jpg")
+    batch = [pickle.dumps(ray_engine._Work(n, Todo(job), look(str(photo), shaping))) for n in range(3)]
     remote = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(ledger, name)) for name in ("begin", "forget")})
-    painter = ray_engine._Painter(str(tiny_model), digest, "cpu", "float32", 1, sampling, shaping, remote)
+    painter = ray_engine._Painter(str(model), digest, "cpu", "float32", 1, sampling, shaping, remote)
     drawn: list[list[int]] = []
 
     def draw(works: list[ray_engine._Work]) -> None:
         drawn.append([work.number for work in works])
         if 1 in drawn[-1]:
-            raise SystemExit  # in place of a killed process
+            raise error
 
     monkeypatch.setattr(painter, "_draw", draw)
+    return painter, {"work": batch}, drawn
+
+
+def test_photos_over_which_an_actor_dies_are_drawn_alone_and_the_one_that_kills_it_is_given_up(
+    tiny_model: Path, gray_photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No handler takes SystemExit, as none lives on in a killed process.
+    painter, batch, drawn = failing_painter(tiny_model, gray_photo, monkeypatch, SystemExit)
     for _ in range(3):
         with pytest.raises(SystemExit):
-            painter({"work": batch})
-    outcomes = [pickle.loads(content).outcome for content in painter({"work": batch})["work"]]
+            painter(batch)
+    outcomes = [pickle.loads(content).outcome for content in painter(batch)["work"]]
     assert drawn == [[0, 1, 2], [0], [1], [0], [1], [0], [2]]
     assert [outcome is None for outcome in outcomes] == [True, False, True]
     assert "killed 2 times over this photo" in outcomes[1].error
+
+
+def test_photos_over_which_the_model_fails_are_drawn_alone_too(
+    tiny_model: Path, gray_photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painter, batch, drawn = failing_painter(tiny_model, gray_photo, monkeypatch, MemoryError)
+    outcomes = [pickle.loads(content).outcome for content in painter(batch)["work"]]
+    assert drawn == [[0, 1, 2], [0], [1], [2]]
+    assert [outcome is None for outcome in outcomes] == [True, False, True]
+    assert not outcomes[1].final

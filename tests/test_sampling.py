@@ -56,7 +56,7 @@ def photo_of(core: ColTranCore, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
     generator = torch.Generator().manual_seed(seed)
     size = core.config.resolution
     gray = torch.randint(0, 256, (1, size, size), generator=generator)
-    eye = torch.randint(0, 256, (1, 192, 192), generator=generator, dtype=torch.uint8)
+    eye = torch.randint(0, 256, (1, 224, 224), generator=generator, dtype=torch.uint8)
     return gray, eye, np.full((256, 256), seed, dtype=np.uint8)
 
 

@@ -117,6 +117,7 @@ def test_a_core_learns_on_a_smaller_canvas_and_goes_on_on_a_larger_one(tmp_path:
     for stage, words, reason in (
         ("coarse", ["--resolution", "16"], "a run of other sizes"),
         ("coarse", ["--phase", "encoder"], "learns other parts"),
+        ("coarse", ["--seed", "5"], "holds a run of seed"),
         ("color-upsampler", [], "a run of the stage core"),
     ):
         result = runner.invoke(cli, ["train", stage, *common, "--out", str(tmp_path / "half"), *words])

@@ -17,6 +17,7 @@ from colorize_cli.errors import PhotoError
 from colorize_cli.models.backbone import EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ColorUpsampler, SpatialUpsampler
+from colorize_cli.training import loop
 from colorize_cli.training.batches import Source, count_table, draw_windows
 from colorize_cli.training.canvas import fit_canvas
 from colorize_cli.training.core_task import CoreTask
@@ -206,6 +207,7 @@ def test_a_core_sample_is_gray_eye_and_colour_of_one_crop(color_photos: PhotoCac
     gray, eye, rgb, sharp = core_sample(color_photos[0], np.random.default_rng(0))
     assert (gray.shape, eye.shape, rgb.shape, sharp.shape) == ((64, 64), (192, 192), (64, 64, 3), (64, 64, 3))
     assert np.abs(luma(rgb).astype(int) - gray).max() <= 1
+    assert core_sample(color_photos[0], None).eye.shape == (224, 224)  # of a whole photo, as in the command
 
 
 def test_the_count_table_is_a_distribution_for_every_gray(color_photos: PhotoCache) -> None:
@@ -256,3 +258,17 @@ def test_a_share_of_what_the_backbone_sees_is_withheld_and_its_mean_stays(color_
         assert not torch.equal(found[0], found[1])
     task.drop_maps = 0.0
     assert task.withheld(maps, []) is maps
+
+
+def test_all_processes_go_by_the_clock_of_the_first_and_stop_when_one_wants_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    rank, sent = 0, torch.zeros(2)
+
+    def reduce_with_the_others(votes: torch.Tensor) -> None:
+        votes += sent
+
+    monkeypatch.setattr(loop.dist, "get_rank", lambda: rank)
+    monkeypatch.setattr(loop.dist, "all_reduce", reduce_with_the_others)
+    assert loop.agreed(0.25, False, "cpu", 2) == (0.25, False)
+    rank, sent = 1, torch.tensor([0.25, 1.0])  # what the first sends, which was stopped
+    assert loop.agreed(0.75, False, "cpu", 2) == (0.25, True)
+    assert loop.agreed(0.75, False, "cpu", 1) == (0.75, False)

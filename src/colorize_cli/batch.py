@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from colorize_cli import storage
 from colorize_cli.config import CORE_SIZE, DEFAULT_MAX_PIXELS
 from colorize_cli.errors import ColorizeError, OutputError, PassingError, PhotoError
-from colorize_cli.locations import identity, place
+from colorize_cli.locations import identity, is_url, place
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Picture, Shaping
 from colorize_cli.views import mean_bits
@@ -194,8 +194,8 @@ def finish(
     except OutputError:
         raise
     except Exception as error:
-        # Those that were written until then are this tool's, which the next run has to know.
-        written = [path for path in own if storage.exists(path)]
+        # Those that are there now are this tool's, which the next run has to know. Behind URLs none is before all are.
+        written = [path for path in own if not is_url(path) and storage.exists(path)]
         return replace(failure(todo.job.source, error), outputs=written, sha256=look.sha256)
     # What else has the names of its pictures is somebody's, and not told of as if this run had made it.
     ours = [index for index, path in enumerate(outputs) if path in wanted or path in todo.done]
@@ -227,6 +227,12 @@ def failure(source: str, error: Exception) -> Outcome:
         message = f"{source}: {message}"
     final = not (isinstance(error, ColorizeError) and error.passing)
     return Outcome(source, "failed", input_bytes=known[0], input_mtime_ns=known[1], error=message, final=final)
+
+
+def drawing_failure(source: str, error: Exception) -> Outcome:
+    """As `failure`; what nobody foresaw while drawing is sooner the machine's trouble than the photo's: not final."""
+    outcome = failure(source, error)
+    return outcome if isinstance(error, ColorizeError) else replace(outcome, final=False)
 
 
 def request_facts(

@@ -22,7 +22,9 @@ ENLARGEMENTS = ("blocks", "chroma")
 MOST_GUIDANCE = 8
 DEFAULT_MAX_PIXELS = 200_000_000  # of a photo, in all its pages
 FORMAT_NAMES = ("jpeg", "png", "tiff", "webp", "avif", "heic", "jp2", "bmp", "ppm")  # that can be written
-BACKBONE_SIZE = 192  # side of the gray photo that the backbone sees, in pixels
+BACKBONE_SIZE = 224  # side of the gray photo that the backbone sees, in pixels
+# The same in training: whole photos show smaller what random crops show (FixRes, Touvron et al. 2019).
+LEARNING_SIZE = 192
 
 
 def _from_dict(cls: type, values: dict[str, Any]) -> Any:

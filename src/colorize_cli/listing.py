@@ -80,8 +80,9 @@ class _Search:
         self.recursive = recursive
         self.listing = Listing()
         self.found: set[str] = set()
-        self.met = 0  # photos, again and again where inputs overlap
-        self.entered: set[tuple[int, int]] = set()  # device and inode of folders
+        self.met = 0  # photos, again where inputs overlap, and folders of which all is said
+        self.searched = 0  # folders given
+        self.entered: dict[tuple[int, int], int] = {}  # device and inode of folders, and which of those led there
 
     def add(self, source: str, place: str) -> None:
         self.met += 1
@@ -145,28 +146,30 @@ class _Search:
 
     def folder(self, given: str, place: str) -> None:
         """Add the photos of a folder, whose places begin with `place`."""
-        met, closed, said = self.met, 0, False
+        self.searched += 1
+        met, closed = self.met, 0
         waiting = [(given, place)]
         while waiting:
             folder, place = waiting.pop()
             try:
                 status = os.stat(folder)
-                if (status.st_dev, status.st_ino) in self.entered and folder != given:
-                    said = True  # whether there are photos
+                number = (status.st_dev, status.st_ino)
+                if number in self.entered and folder != given:
+                    self.met += self.entered[number] != self.searched
                     continue
-                self.entered.add((status.st_dev, status.st_ino))
+                self.entered[number] = self.searched
                 with os.scandir(folder) as items:
                     subfolders = self.items(sorted(items, key=lambda item: item.name), place)
             except OSError as error:
                 reason = f"{folder}: the folder cannot be read ({error.strerror}); change its rights or leave it out"
                 self.listing.problems.append((folder, reason))
-                said = True
+                self.met += 1
                 continue
             if self.recursive:
                 waiting.extend(reversed(subfolders))
             else:
                 closed += len(subfolders)
-        if self.met == met and not said:
+        if self.met == met:
             hint = f"; add --recursive to search its {closed} subfolders" if closed else ""
             self.listing.problems.append((given, f"{given}: no photos in this folder{hint}"))
 

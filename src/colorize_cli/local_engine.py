@@ -15,7 +15,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from colorize_cli import storage
-from colorize_cli.batch import Destination, Drawn, colorizer_facts, draw, failure, finish, needs_drawing
+from colorize_cli.batch import (
+    Destination,
+    Drawn,
+    colorizer_facts,
+    draw,
+    drawing_failure,
+    failure,
+    finish,
+    needs_drawing,
+)
 from colorize_cli.errors import ColorizeError
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Shaping
@@ -179,8 +188,11 @@ class _Run:
             except CancelledError:
                 raise
             except Exception as error:
-                for todo, _ in group:
-                    yield self.destination.record(todo, failure(todo.job.source, error), self.facts)
+                if len(group) > 1:  # alone, each has only itself to blame
+                    self._drawing |= {self.lanes.submit(self._draw, [item]): [item] for item in group}
+                    continue
+                ((todo, _),) = group
+                yield self.destination.record(todo, drawing_failure(todo.job.source, error), self.facts)
         for finishing in self._finishing & done:
             self._finishing.remove(finishing)
             yield finishing.result()

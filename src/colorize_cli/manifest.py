@@ -37,7 +37,7 @@ class Record:
     former: frozenset[str]  # the same of pictures that earlier lines tell of and this one does not
     input_bytes: int | None  # None where the photo could not be had
     input_mtime_ns: int | None
-    sha256: str  # of the photo's file; empty where the photo failed
+    sha256: str  # of the photo's file; empty where it failed before it was drawn
     error: str
     final: bool  # a failure that only --retry-failed tries again
 

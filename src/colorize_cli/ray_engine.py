@@ -25,6 +25,7 @@ from colorize_cli.batch import (
     Drawn,
     colorizer_facts,
     draw,
+    drawing_failure,
     failure,
     finish,
     needs_drawing,
@@ -265,7 +266,7 @@ class _Painter:
                         self._draw([work])
                         _import_ray().get(self.ledger.forget.remote("draw alone", work.number))
                 except Exception as error:
-                    work.outcome = failure(work.todo.job.source, error)
+                    work.outcome = drawing_failure(work.todo.job.source, error)
         return {"work": [pickle.dumps(work) for work in works]}
 
     def _draw(self, works: list[_Work]) -> None:

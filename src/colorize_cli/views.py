@@ -19,7 +19,7 @@ class GrayPhoto:
 
     gray_256: np.ndarray  # (256, 256) uint8, also what keys the noise
     gray_64: np.ndarray  # (64, 64) uint8
-    backbone_gray: np.ndarray  # (192, 192) uint8
+    backbone_gray: np.ndarray  # (224, 224) uint8
 
 
 def views(opened: photo.Photo) -> list[GrayPhoto]:

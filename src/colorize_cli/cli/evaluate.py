@@ -129,7 +129,8 @@ def _measured(scores: Scores | SetScores) -> dict[str, float]:
 def _check_csv(path: Path) -> None:
     """Raises `ColorizeError` before there is anything to lose."""
     try:
-        check_writable(path.parent)
+        if not path.exists() or path.is_file():
+            check_writable(path.resolve().parent)
     except OSError as error:
         raise ColorizeError(f"{path}: cannot be written ({error.strerror}); choose another --csv") from error
 
@@ -140,8 +141,12 @@ def _write_csv(path: Path, report: Report) -> None:
     writer.writerow(["photo", *asdict(report.mean)])
     for name, scores in report.rows:
         writer.writerow([name, *("" if math.isnan(x) else f"{x:.6g}" for x in asdict(scores).values())])
+    content = text.getvalue().encode(errors="surrogateescape")
     try:
-        with replacing(path) as file:
-            file.write(text.getvalue().encode(errors="surrogateescape"))
+        if path.exists() and not path.is_file():  # a device or a pipe
+            path.write_bytes(content)
+            return
+        with replacing(path.resolve()) as file:
+            file.write(content)
     except OSError as error:
         raise Refusal(f"{path}: cannot be written ({error.strerror}); choose another --csv") from error

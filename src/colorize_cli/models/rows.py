@@ -84,7 +84,7 @@ def norms(layer: ConditionalLayer, gray_context: Tensor) -> Norms:
 
 
 def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | None = None) -> ContextProjections:
-    """Encode one photo and project its context: `gray` `(1, H, W)`, `backbone_gray` `(1, 192, 192)`."""
+    """Encode one photo and project its context: `gray` `(1, H, W)`, `backbone_gray` `(1, 224, 224)`."""
     gray_context = core.encode(gray, backbone_gray)
     outer, inner = outer_layers(core), list(core.inner.layers)
 

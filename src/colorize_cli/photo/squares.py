@@ -100,7 +100,7 @@ def squash(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def backbone_view(pixels: np.ndarray) -> np.ndarray:
-    """What the backbone sees, `(192, 192)` uint8 of the sharpest square gray there is (or of RGB), by bicubic."""
+def backbone_view(pixels: np.ndarray, size: int = BACKBONE_SIZE) -> np.ndarray:
+    """What the backbone sees, `(size, size)` uint8 of the sharpest square gray there is (or of RGB), by bicubic."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize((BACKBONE_SIZE, BACKBONE_SIZE), Image.Resampling.BICUBIC))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))

@@ -59,7 +59,7 @@ FORMATS: dict[str, Format] = {
     "AVIF": Format((".avif", ".avifs"), longest=32_768, iptc=False, dots_in_exif=True),
     "HEIF": Format((".heic", ".heif"), others=(".hif",), longest=16_384, iptc=False, dots_in_exif=True),
     "JPEG2000": Format((".jp2",), others=(".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), deep=True, dots_in_exif=True),
-    "BMP": Format((".bmp",), alpha=False, xmp=False, iptc=False),
+    "BMP": Format((".bmp",), others=(".dib",), alpha=False, xmp=False, iptc=False),
     "PPM": Format((".ppm", ".pnm"), others=(".pgm", ".pbm", ".pfm"), deep=True, alpha=False, xmp=False, iptc=False),
 }
 

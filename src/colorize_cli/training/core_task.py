@@ -73,7 +73,7 @@ class CoreTask:
         return torch.from_numpy(np.stack(list(pictures))).to(self.device)
 
     def tensors(self, samples: list[CoreSample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Gray `(B, S, S)` int, backbone gray `(B, 192, 192)` uint8, bins `(B, S, S)` int64."""
+        """Gray `(B, S, S)` int, backbone gray `(B, E, E)` uint8, bins `(B, S, S)` int64."""
         gray = self.stacked(sample.gray for sample in samples)
         rgb = self.stacked(sample.rgb for sample in samples)
         return gray.int(), self.stacked(sample.eye for sample in samples), rgb_to_bins(rgb.long())
@@ -91,7 +91,7 @@ class CoreTask:
         """How far the backbone's maps of gray photos are from its teacher's of the same in colour: mean squares."""
         assert self.teacher is not None
         with torch.no_grad():
-            truth = self.teacher(self.stacked(backbone_view(sample.sharp) for sample in samples))
+            truth = self.teacher(self.stacked(backbone_view(sample.sharp, len(sample.eye)) for sample in samples))
         parts = zip(maps, truth, MAP_SCALES, strict=True)
         return torch.stack([F.mse_loss(gray.float() / s, color.float() / s) for gray, color, s in parts]).sum()
 

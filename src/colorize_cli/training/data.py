@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from colorize_cli.config import CORE_SIZE, FULL_SIZE
+from colorize_cli.config import BACKBONE_SIZE, CORE_SIZE, FULL_SIZE, LEARNING_SIZE
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import backbone_view, squash
 
@@ -101,7 +101,10 @@ def cached_photos(source: Path, folder: Path, leave_out: frozenset[str] = frozen
         raise PhotoError(f"{source} does not exist; give a folder, a .tar or a .tar.gz of photographs")
     key = hashlib.sha256(f"{source.resolve()}:{source.stat().st_mtime_ns}:{sorted(leave_out)}".encode())
     for path in photo_files(source) if source.is_dir() else ():
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise PhotoError(f"{path}: cannot be read ({error.strerror}); mend it or take it away") from error
         key.update(f"{path.relative_to(source)}:{status.st_size}:{status.st_mtime_ns}\0".encode())
     place = folder / f"{source.name.partition('.')[0]}-{key.hexdigest()[:12]}"
     if not place.exists():
@@ -204,7 +207,7 @@ class CoreSample(NamedTuple):
     """One photo as the core sees it, all uint8."""
 
     gray: np.ndarray  # (S, S) at the core's resolution
-    eye: np.ndarray  # (192, 192): the backbone's gray
+    eye: np.ndarray  # (192, 192), or (224, 224) of a whole photo: the backbone's gray
     rgb: np.ndarray  # (S, S, 3)
     sharp: np.ndarray  # (64, 64, 3) or (256, 256, 3): what all of these were made of
 
@@ -214,7 +217,8 @@ def core_sample(
 ) -> CoreSample:
     """A crop of `photo` `HWC uint8` as the core sees it; a share `aged` of them through `age`.
 
-    A photo larger than 64x64 goes through 256x256, as in the command. Without `rng` nothing is random.
+    A photo larger than 64x64 goes through 256x256, as in the command. Without `rng` nothing is random, and the backbone
+    sees the whole photo as in the command.
     """
     small = max(photo.shape[:2]) <= CORE_SIZE
     size = CORE_SIZE if small else FULL_SIZE
@@ -223,4 +227,5 @@ def core_sample(
     else:
         rgb = age(crop(photo, rng, size, 0.5 if small else 0.2), rng, aged)
     gray = luma(rgb)
-    return CoreSample(squash(gray, resolution), backbone_view(gray), squash(rgb, resolution), rgb)
+    eye = backbone_view(gray, BACKBONE_SIZE if rng is None else LEARNING_SIZE)
+    return CoreSample(squash(gray, resolution), eye, squash(rgb, resolution), rgb)

@@ -61,7 +61,7 @@ def append_row(path: Path, row: dict[str, float]) -> None:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or [])
             if not row.keys() <= set(columns):
-                earlier = list(reader)
+                earlier = [{key: line[key] for key in columns} for line in reader]
     figures = {key: f"{value:.6g}" for key, value in row.items()}
     if row.keys() <= set(columns):
         with path.open("a", newline="") as file:

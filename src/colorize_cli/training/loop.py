@@ -82,13 +82,12 @@ def run_training(
     model.to(options.dtype)
     parameters = dict(model.named_parameters())
     learned = [masters[name] for name in names]
-    groups: dict[tuple[float, float], list[Tensor]] = {}  # by share of the learning rate and weight decay
+    groups: dict[tuple[float, bool], list[Tensor]] = {}  # by share of the learning rate, and whether weights decay
     for name in names:
         share = options.backbone_rate if name.startswith("backbone.") else 1.0
-        decay = options.weight_decay if masters[name].ndim >= 2 else 0.0
-        groups.setdefault((share, decay), []).append(masters[name])
+        groups.setdefault((share, masters[name].ndim >= 2), []).append(masters[name])
     optimizer = torch.optim.AdamW(
-        [{"params": g, "weight_decay": decay, "share": share} for (share, decay), g in groups.items()],
+        [{"params": group, "share": share} for (share, _), group in groups.items()],
         lr=0.0, betas=(0.9, 0.98), eps=1e-8,
     )  # fmt: skip
     average = {name: masters[name].clone() for name in names}
@@ -104,6 +103,8 @@ def run_training(
             average[name].copy_(state["average"][name])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds, averaged = state["step"], state["seconds"], state["averaged"]
+    for parameter_group, (_, decays) in zip(optimizer.param_groups, groups, strict=True):
+        parameter_group["weight_decay"] = options.weight_decay if decays else 0.0  # a resumed run may have another
     load(parameters, masters, masters)
     journal = Journal(folder, step) if rank == 0 else None
 
