@@ -208,6 +208,11 @@ def test_runs_of_one_stage_are_exported_as_the_mean_of_their_weights(
     a, b = (averaged_stage(tmp_path / name)[1].state_dict() for name in "ab")
     assert not torch.equal(a["head.weight"], b["head.weight"])
     assert all(torch.equal(found[key].float(), ((a[key] + b[key]) / 2).bfloat16().float()) for key in a)
+    result = CliRunner().invoke(cli, [*words, "--decoders", str(tmp_path / "b"), "-o", str(tmp_path / "mixed")])
+    assert result.exit_code == 0, result.output
+    mixed = load_model(str(tmp_path / "mixed")).core.state_dict()
+    assert torch.equal(mixed["head.weight"], b["head.weight"].bfloat16().float())
+    assert torch.equal(mixed["parallel_head.weight"], found["parallel_head.weight"])
     tiny_run(color_photos, tmp_path / "other", "joint", 0, replace(TINY["core"], feed_forward=32))  # type: ignore[arg-type]
     result = CliRunner().invoke(cli, [*words, str(tmp_path / "other"), "-o", str(tmp_path / "none")])
     assert result.exit_code == 2

@@ -42,17 +42,24 @@ def train() -> None:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=FOLDER)
 @click.option("-o", "--output", required=True, type=FOLDER, help="The model folder to write.")
 @click.option("--base", metavar="MODEL", help="A shipped model or a model folder, for the stages that no RUN trained.")
+@click.option("--decoders", multiple=True, metavar="RUN", type=FOLDER,
+              help="A run whose decoders to take instead; of several the mean.")  # fmt: skip
 @click.option("--temperature", type=click.FloatRange(0, 100, max_open=True), metavar="T",
               help="The one to recommend.  [default: the base's, else 1]")  # fmt: skip
 @click.option("--guidance", type=click.FloatRange(0, MOST_GUIDANCE), metavar="G",
               help="The one to recommend.  [default: the base's, else 0]")  # fmt: skip
 def export(
-    runs: tuple[Path, ...], output: Path, base: str | None, temperature: float | None, guidance: float | None
+    runs: tuple[Path, ...],
+    output: Path,
+    base: str | None,
+    decoders: tuple[Path, ...],
+    temperature: float | None,
+    guidance: float | None,
 ) -> int:
     """Write a model folder from the averaged weights of RUNs; those of one stage are averaged once more."""
     from colorize_cli import config
     from colorize_cli.checkpoints import load_model, save_model
-    from colorize_cli.training.start import stages_of_runs
+    from colorize_cli.training.start import stages_of_runs, take_decoders
 
     try:
         stages: dict[str, nn.Module] = {}
@@ -65,6 +72,8 @@ def export(
         missing = set(config.STAGES) - set(stages)
         if missing:
             raise ColorizeError(f"no run of {', '.join(sorted(missing))} is given; give one, or a model by --base")
+        if decoders:
+            take_decoders(stages["core"], decoders)
         save_model(
             output,
             output.name,

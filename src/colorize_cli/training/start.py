@@ -253,6 +253,23 @@ def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
     return stage, module
 
 
+def take_decoders(core: nn.Module, folders: Sequence[Path]) -> None:
+    """Give `core` the mean of the decoders that runs trained.
+
+    Decoders still gain by learning where the encoder gains by the mean of more runs.
+
+    Raises:
+        ModelError: a folder is no run of a core, or has other sizes.
+    """
+    trained = stages_of_runs(folders)
+    if trained.keys() != {"core"}:
+        raise ModelError(f"a core has decoders, and a run of {', '.join(sorted(trained))} is given for them")
+    if trained["core"].config != core.config:
+        raise ModelError(f"{folders[0]}: its decoders are of other sizes than the core's")
+    decoders = {name: tensor for name, tensor in trained["core"].state_dict().items() if of_decoders(name)}
+    core.load_state_dict({**core.state_dict(), **decoders}, strict=True)
+
+
 def stages_of_runs(folders: Sequence[Path]) -> dict[str, nn.Module]:
     """The stages that runs trained, by name; of several runs of one stage the mean of their weights.
 
