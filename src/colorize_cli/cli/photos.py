@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,6 +137,8 @@ def photos(
         raise Refusal(str(error)) from error
     if not inputs and from_file is None:
         raise click.UsageError("Missing argument 'PHOTO...'.", ctx)
+    if written.format == "heic" and importlib.util.find_spec("pillow_heif") is None:
+        raise Refusal("--format heic needs another package: pip install pillow-heif")
     _check_combination(ctx, inputs, output, from_file, sampling, as_json, options)
 
     from colorize_cli.cli.reporting import Reporter
