@@ -135,6 +135,67 @@ def test_a_core_with_a_backbone_does_not_start_from_random_weights_of_it(tmp_pat
     assert "give its weights by --backbone" in result.output
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--lr", "nan"], "no finite number"),
+        (["--lr", "-1"], "not in the range"),
+        (["--weight-decay", "inf"], "no finite number"),
+        (["--minutes", "nan"], "no finite number"),
+        (["--ema", "nan"], "no finite number"),
+        (["--window", "100"], "the canvas has 64 pixels a side"),
+        (["--window", "16", "--encoder-window", "65"], "--encoder-window 65: the canvas"),
+        (["--resolution", "128"], "the canvas of this stage is 64 a side"),
+        (["--leave-out", "photo00.png"], "--leave-out photo00.png: no photograph"),
+        (["--leave-out", "photo00", "--leave-out", "photo01"], "no photographs but those left out"),
+        (["--data", "{photos}/photo00.png"], "is no .tar or .tar.gz"),
+        (["--out", "{photos}/photo00.png"], "is a file"),
+        (["--out", "/proc/run"], "/proc/run"),
+    ],
+)
+def test_training_that_cannot_be_is_refused_before_it_begins(tmp_path: Path, words: list[str], reason: str) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    config = tmp_path / "core.json"
+    config.write_text('{"hidden": 8, "feed_forward": 8, "heads": 2, "encoder_layers": 1, "outer_layers": 1}')
+    common = ["--data", str(photos), "--val", str(photos), "--cache", str(tmp_path / "cache"), "--steps", "1"]
+    common += ["--out", str(tmp_path / "run"), "--config", str(config)]
+    words = [word.format(photos=photos) for word in words]
+    result = CliRunner().invoke(cli, ["train", "coarse", *common, *words])
+    assert (result.exit_code, reason in result.output) == (2, True), result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_over_says_so_and_changes_nothing(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 2)
+    words = train_words(photos, tmp_path / "run", "--steps", "2", "--batch", "1")[1:]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    assert "give more --minutes or --steps" in result.output
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == files
+
+
+def test_a_run_that_broke_down_or_was_damaged_is_not_exported(
+    color_photos: PhotoCache, tiny_model: Path, tmp_path: Path
+) -> None:
+    tiny_run(color_photos, tmp_path / "run", "joint", 1)
+    words = ["train", "export", str(tmp_path / "run"), "--base", str(tiny_model), "-o", str(tmp_path / "model")]
+    for option in ("--temperature", "--guidance"):
+        result = CliRunner().invoke(cli, [*words, option, "nan"])
+        assert (result.exit_code, "no finite number" in result.output) == (2, True), result.output
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    state["average"]["head.weight"][0, 0] = torch.nan
+    torch.save(state, checkpoint)
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, "not finite" in result.output) == (2, True), result.output
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, "cannot be read as a checkpoint" in result.output) == (2, True), result.output
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize("share", ["0", "-1", "nan", "much"])
 def test_a_share_that_is_none_is_refused(tmp_path: Path, share: str) -> None:
     photos = write_colors(tmp_path / "photos", 2)

@@ -172,6 +172,22 @@ def _files(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
     return files
 
 
+def _rounded(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """The stage's tensors by file stem, as they are stored."""
+    files = {
+        stem: {
+            name: tensor.detach().to(STORED_BACKBONE if stem == BACKBONE else STORED).contiguous()
+            for name, tensor in tensors.items()
+        }
+        for stem, tensors in _files(stage, module).items()
+    }
+    for stem, tensors in files.items():
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ModelError(f"{stem}: {name} holds numbers that are not finite, or too large to store")
+    return files
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """`model.json`, checked for the fields that loading needs; what it may leave out is filled in."""
     path = folder / DESCRIPTION
@@ -259,21 +275,21 @@ def save_model(
 ) -> None:
     """Write a model folder of the three stages, weights rounded to `STORED`, a backbone's to its finer kind.
 
-    Each file is there whole or not at all; `model.json` comes last.
+    Each file is there whole or not at all; `model.json` comes last. Raises `ModelError` for numbers that are not finite
+    once rounded.
     """
     assert set(stages) == set(STAGES)
+    rounded = {stage: _rounded(stage, stages[stage]) for stage in STAGES}
     folder.mkdir(parents=True, exist_ok=True)
     described: dict[str, Any] = {}
-    for stage in STAGES:
-        module = stages[stage]
+    for stage, files in rounded.items():
         digests = {}
-        for stem, tensors in _files(stage, module).items():
+        for stem, tensors in files.items():
             path = folder / f"{stem}.safetensors"
-            dtype = STORED_BACKBONE if stem == BACKBONE else STORED
             with replacing(path) as file:
-                file.write(save({key: value.detach().to(dtype).contiguous() for key, value in tensors.items()}))
+                file.write(save(tensors))
             digests[stem] = file_sha256(path)
-        config = module.config
+        config = stages[stage].config
         assert isinstance(config, StageConfig)
         described[stage] = {"config": config.to_dict(), "sha256": digests}
     description = {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from colorize_cli.cli.finite import FiniteRange
 from colorize_cli.cli.refusal import Refusal
 from colorize_cli.config import MOST_GUIDANCE, CoreConfig
 from colorize_cli.errors import ColorizeError, OptionError
@@ -25,10 +27,23 @@ if TYPE_CHECKING:
 
 # Names of the stages here and in a model folder.
 STAGES = {"coarse": "core", "color-upsampler": "color_upsampler", "spatial-upsampler": "spatial_upsampler"}
-FOLDER = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 DEFAULT_MINUTES = 60.0
 CACHE = click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True, metavar="DIR",
                      help="Where decoded photographs are kept.")  # fmt: skip
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What the user has to mend, and what the system refuses, in one line."""
+    try:
+        yield
+    except ColorizeError as error:
+        raise Refusal(str(error)) from error
+    except OSError as error:
+        raise Refusal(f"{error.filename or 'writing'}: {error.strerror or error}") from error
 
 
 @click.group(
@@ -44,9 +59,9 @@ def train() -> None:
 @click.option("--base", metavar="MODEL", help="A shipped model or a model folder, for the stages that no RUN trained.")
 @click.option("--decoders", multiple=True, metavar="RUN", type=FOLDER,
               help="A run whose decoders to take instead; of several the mean.")  # fmt: skip
-@click.option("--temperature", type=click.FloatRange(0, 100, max_open=True), metavar="T",
+@click.option("--temperature", type=FiniteRange(0, 100, max_open=True), metavar="T",
               help="The one to recommend.  [default: the base's, else 1]")  # fmt: skip
-@click.option("--guidance", type=click.FloatRange(0, MOST_GUIDANCE), metavar="G",
+@click.option("--guidance", type=FiniteRange(0, MOST_GUIDANCE), metavar="G",
               help="The one to recommend.  [default: the base's, else 0]")  # fmt: skip
 def export(
     runs: tuple[Path, ...],
@@ -61,7 +76,7 @@ def export(
     from colorize_cli.checkpoints import load_model, save_model
     from colorize_cli.training.start import stages_of_runs, take_decoders
 
-    try:
+    with refusals():
         stages: dict[str, nn.Module] = {}
         if base is not None:
             model = load_model(base)
@@ -81,39 +96,35 @@ def export(
             temperature=1.0 if temperature is None else temperature,
             guidance=guidance or 0.0,
         )
-    except ColorizeError as error:
-        raise Refusal(str(error)) from error
     click.echo(f"wrote {output}")
     return 0
 
 
 @train.command("judge", short_help="Train the classifier of evaluate.")
-@click.option("--data", multiple=True, required=True, type=FOLDER, metavar="PATH",
+@click.option("--data", multiple=True, required=True, type=PATH, metavar="PATH",
               help="A folder, .tar or .tar.gz of photographs named CLASS_NUMBER; several may be given.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True, metavar="N",
               help="How often it sees each of them.")  # fmt: skip
 @CACHE
 @click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem.")
-@click.option("-o", "--output", required=True, type=FOLDER, metavar="FILE", help="The .safetensors file to write.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-o", "--output", required=True, type=FILE, metavar="FILE", help="The .safetensors file to write.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def judge(data: tuple[Path, ...], epochs: int, cache: Path, leave_out: tuple[str, ...], output: Path, seed: int) -> int:
     """Train the classifier by which `colorize evaluate` judges drawn colours."""
     from rich.progress import Progress
 
     from colorize_cli.judge import save_judge
-    from colorize_cli.training.data import cached_photos
+    from colorize_cli.training.data import photos_to_learn
     from colorize_cli.training.judge import train_judge
 
-    try:
-        photos = [cached_photos(path, cache, frozenset(leave_out)) for path in data]
+    with refusals():
+        photos = photos_to_learn(data, cache, leave_out)
         with Progress(transient=True) as bar:
             task = bar.add_task("learning", total=epochs * sum(map(len, photos)))
             trained, accuracy = train_judge(
                 photos, epochs=epochs, seed=seed, progress=lambda done: bar.update(task, completed=done)
             )
         save_judge(trained, output)
-    except ColorizeError as error:
-        raise Refusal(str(error)) from error
     click.echo(f"wrote {output}; it names {accuracy:.1%} of the photographs it did not learn from")
     return 0
 
@@ -129,27 +140,28 @@ COMMON_OPTIONS = [
     click.option("--config", "preset", metavar="small|published|FILE",
                  help="Sizes: a preset, or JSON.  [default: those of --init-from, else small]"),
     click.option("--init-from", metavar="MODEL|RUN", help="A model or an earlier run whose weights to start from."),
-    click.option("--minutes", type=click.FloatRange(min=0), metavar="M",
+    click.option("--minutes", type=FiniteRange(min=0), metavar="M",
                  help=f"How long, resumed parts included.  [default: {DEFAULT_MINUTES:.0f}, or as --steps says]"),
     click.option("--steps", type=click.IntRange(min=0), metavar="N", help="How many steps, resumed parts included."),
     click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, metavar="N",
                  help="Photographs a process learns from at once."),
     click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Batches a step."),
-    click.option("--lr", type=float, default=1e-3, show_default=True, metavar="RATE", help="Peak learning rate."),
+    click.option("--lr", type=FiniteRange(min=0, min_open=True), default=1e-3, show_default=True, metavar="RATE",
+                 help="Peak learning rate."),
     click.option("--warmup", type=click.IntRange(min=1), default=100, show_default=True, metavar="N",
                  help="Steps until the peak."),
-    click.option("--lr-end", type=click.FloatRange(0, 1), default=0.05, show_default=True, metavar="SHARE",
+    click.option("--lr-end", type=FiniteRange(0, 1), default=0.05, show_default=True, metavar="SHARE",
                  help="Of the learning rate, what is left at the end."),
-    click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, metavar="W",
+    click.option("--weight-decay", type=FiniteRange(min=0), default=0.01, show_default=True, metavar="W",
                  help="Share of the learning rate by which weights shrink a step."),
-    click.option("--ema", type=click.FloatRange(0, 1), default=0.998, show_default=True, metavar="SHARE",
+    click.option("--ema", type=FiniteRange(0, 1), default=0.998, show_default=True, metavar="SHARE",
                  help="Of the running mean of the weights, what each step keeps; that mean is validated and exported."),
     click.option("--resolution", type=click.IntRange(min=8), metavar="N",
                  help="Side of the canvas, below the stage's own, to learn faster at first."),
     click.option("--window", type=click.IntRange(min=8), metavar="N",
                  help="Side of the canvas piece that a step sees.  [default: the canvas, 64 at most]"),
-    click.option("--aged", type=click.FloatRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
+    click.option("--aged", type=FiniteRange(0, 1), default=1.0, show_default=True, metavar="SHARE",
                  help="Of the photographs, those that may get an old print's tones, blur, grain or scratches."),
     click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda[:i]|mps",
                  help="Where to train."),
@@ -161,41 +173,41 @@ COMMON_OPTIONS = [
                  help="Of what it sees, and in which order.  [default: from the weights that it starts from]"),
     CACHE,
     click.option("--leave-out", multiple=True, metavar="NAME", help="Photographs not to train on, by stem."),
-    click.option("--validate-minutes", type=float, default=4.0, show_default=True, metavar="M",
+    click.option("--validate-minutes", type=FiniteRange(min=0), default=4.0, show_default=True, metavar="M",
                  help="Minutes between validations, each with a sample sheet."),
     click.option("--sheet-photos", type=click.IntRange(min=0), default=4, show_default=True, metavar="N",
                  help="Photographs of each --val on a sample sheet."),
-    click.option("--checkpoint-minutes", type=float, default=2.0, show_default=True, metavar="M",
+    click.option("--checkpoint-minutes", type=FiniteRange(min=0), default=2.0, show_default=True, metavar="M",
                  help="Minutes between checkpoints."),
 ]  # fmt: skip
 CORE_OPTIONS = [
     click.option("--encoder-from", metavar="MODEL|RUN",
                  help="A model or a run whose encoder and parallel head to take, over --init-from."),
-    click.option("--backbone", type=FOLDER, metavar="FILE",
+    click.option("--backbone", type=FILE, metavar="FILE",
                  help="The published EfficientNet-Lite2 weights (.pth), to start from nothing or for --distillation."),
     click.option("--phase", type=click.Choice(["encoder", "decoders", "joint"]), default="joint", show_default=True,
                  help="Which part learns."),
     click.option("--unfreeze-backbone", is_flag=True,
                  help="Let all of the backbone but its first stages learn too, at a tenth of the rate."),
-    click.option("--distillation", type=click.FloatRange(min=0), default=0.0, show_default=True, metavar="W",
+    click.option("--distillation", type=FiniteRange(min=0), default=0.0, show_default=True, metavar="W",
                  help="Teach it to see in gray photographs what --backbone sees in colour ones: the weight of that."),
-    click.option("--parallel-weight", type=click.FloatRange(0, 1), metavar="W",
+    click.option("--parallel-weight", type=FiniteRange(0, 1), metavar="W",
                  help="Share of the parallel head in the loss.  [default: encoder 1, decoders 0, joint 0.01]"),
     click.option("--encoder-window", type=click.IntRange(min=8), metavar="N",
                  help="Side of the piece that the encoder and its parallel head see, around that of the decoders.  "
                       "[default: --window]"),
-    click.option("--drop-colors", type=click.FloatRange(0, 1), default=0.0, show_default=True, metavar="SHARE",
+    click.option("--drop-colors", type=FiniteRange(0, 1), default=0.0, show_default=True, metavar="SHARE",
                  help="Share of the decoders' colour inputs replaced by another pixel's."),
-    click.option("--drop-maps", type=click.FloatRange(0, 0.9), default=0.0, show_default=True, metavar="SHARE",
+    click.option("--drop-maps", type=FiniteRange(0, 0.9), default=0.0, show_default=True, metavar="SHARE",
                  help="Share of the backbone's maps that is withheld, others of every photograph."),
 ]  # fmt: skip
 UPSAMPLER_OPTIONS = [
-    click.option("--soften", type=float, default=0.05, show_default=True, metavar="W",
+    click.option("--soften", type=FiniteRange(min=0), default=0.05, show_default=True, metavar="W",
                  help="Weight of the mean level's error beside the cross entropy."),
 ]  # fmt: skip
 DRAWN_OPTIONS = [
     click.option("--core", metavar="MODEL|RUN", help="A core whose draws to learn from, beside true ones."),
-    click.option("--drawn-share", type=click.FloatRange(0, 1), default=0.3, show_default=True, metavar="SHARE",
+    click.option("--drawn-share", type=FiniteRange(0, 1), default=0.3, show_default=True, metavar="SHARE",
                  help="Share of the photographs whose coarse image is drawn."),
 ]  # fmt: skip
 
@@ -204,10 +216,8 @@ def _stage_command(name: str) -> None:
     """Add the command that trains stage `name`."""
 
     def command(**options: Any) -> int:
-        try:
+        with refusals():
             _train(STAGES[name], **options)
-        except ColorizeError as error:
-            raise Refusal(str(error)) from error
         return 0
 
     extra = CORE_OPTIONS if name == "coarse" else UPSAMPLER_OPTIONS
@@ -274,7 +284,7 @@ def _train(stage: str, **options: Any) -> None:
         start.write_run(options["out"], stage, model.config, options["seed"])  # type: ignore[arg-type]
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
-    run_training(
+    steps = run_training(
         model,
         task,
         options["out"],
@@ -282,6 +292,8 @@ def _train(stage: str, **options: Any) -> None:
         report=lambda row: click.echo("  ".join(f"{key} {value:.4g}" for key, value in row.items())),
         should_stop=lambda: bool(stopped),
     )
+    if resumed and not (steps or stopped) and os.environ.get("RANK", "0") == "0":
+        click.echo(f"{options['out']} has been trained for as long already; to go on, give more --minutes or --steps")
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # the first process may still be validating
         torch.distributed.destroy_process_group()
@@ -296,10 +308,9 @@ def _title(path: str) -> str:
 
 def _sources(options: dict[str, Any]) -> list[Source]:
     from colorize_cli.training.batches import Source
-    from colorize_cli.training.data import cached_photos
+    from colorize_cli.training.data import photos_to_learn
 
-    leave_out = frozenset(options["leave_out"])
-    sources = []
+    paths, shares = [], []
     for item in options["data"]:
         path, _, share = item.rpartition("@") if "@" in item and not Path(item).exists() else (item, "", "1")
         try:
@@ -310,8 +321,10 @@ def _sources(options: dict[str, Any]) -> list[Source]:
             ) from error
         if not 0 < weight < math.inf:
             raise OptionError(f"--data {item}: a share is a number above 0")
-        sources.append(Source(cached_photos(Path(path), options["cache"], leave_out), weight))
-    return sources
+        paths.append(Path(path))
+        shares.append(weight)
+    photos = photos_to_learn(paths, options["cache"], options["leave_out"])
+    return [Source(cache, share) for cache, share in zip(photos, shares, strict=True)]
 
 
 def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Module:
@@ -328,6 +341,10 @@ def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Mod
     else:
         config = held or earlier.config  # type: ignore[assignment, union-attr]
     if options["resolution"] is not None:
+        whole = type(config)().resolution
+        if options["resolution"] > whole:
+            raise OptionError(f"--resolution {options['resolution']}: the canvas of this stage is {whole} a side; give "
+                              "that or less")  # fmt: skip
         config = replace(config, resolution=options["resolution"])
     if held is not None:  # the weights are the run's own
         if config != held:
@@ -367,7 +384,11 @@ def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCa
     from colorize_cli.training.upsampler_task import UpsamplerTask
 
     assert isinstance(model, ColTranCore | ChannelUpsampler)
-    window = options["window"] or min(model.config.resolution, 64)
+    side = model.config.resolution
+    window = options["window"] or min(side, 64)
+    for option, pixels in (("--window", window), ("--encoder-window", options.get("encoder_window") or 0)):
+        if pixels > side:
+            raise OptionError(f"{option} {pixels}: the canvas has {side} pixels a side; give that or less")
     if isinstance(model, ColTranCore):
         start.choose_learned(model, options["phase"], options["unfreeze_backbone"])
         teacher = None

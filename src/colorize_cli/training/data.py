@@ -9,7 +9,8 @@ import json
 import math
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +41,12 @@ def read_photos(source: Path) -> Iterator[tuple[str, Image.Image]]:
                 file = archive.extractfile(member)
                 assert file is not None
                 yield Path(member.name).stem, _rgb(io.BytesIO(file.read()), f"{member.name} in {source}")
-    except (OSError, tarfile.TarError) as error:
-        raise PhotoError(f"{source}: {error}; give a folder, a .tar or a .tar.gz of photographs") from error
+    except OSError as error:
+        raise PhotoError(f"{source}: cannot be read ({error.strerror or error})") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise PhotoError(
+            f"{source} is no .tar or .tar.gz, or a damaged one; give a folder or an archive of photographs"
+        ) from error
 
 
 def photo_files(folder: Path) -> list[Path]:
@@ -57,7 +62,7 @@ def _rgb(file: Path | io.BytesIO, name: str) -> Image.Image:
         raise PhotoError(f"{name}: cannot be read ({error}); mend it or take it away") from error
 
 
-def build_cache(source: Path, folder: Path, leave_out: frozenset[str] = frozenset()) -> None:
+def build_cache(source: Path, folder: Path) -> None:
     """Decode `source` into `folder`: `photos.u8` (raw HWC bytes) and `index.json` (names and places).
 
     Raises `PhotoError` where there are none, or one cannot be read.
@@ -67,24 +72,25 @@ def build_cache(source: Path, folder: Path, leave_out: frozenset[str] = frozense
     offset = 0
     with (folder / "photos.u8").open("wb") as out:
         for name, image in read_photos(source):
-            if name in leave_out:
-                continue
             out.write(image.tobytes())
             names.append(name)
             places.append((offset, image.height, image.width))
             offset += image.height * image.width * 3
     if not names:
-        raise PhotoError(f"{source} holds no photographs{' but those left out' * bool(leave_out)}")
+        raise PhotoError(f"{source} holds no photographs")
     (folder / "index.json").write_text(json.dumps({"names": names, "places": places}))
 
 
 class PhotoCache:
-    """Photos of a cache folder by number: `HWC uint8, 0..255`, memory-mapped."""
+    """Photos of a cache folder by number, but for those of the names in `leave_out`: `HWC uint8, 0..255`,
+    memory-mapped."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, leave_out: Collection[str] = ()) -> None:
         index = json.loads((folder / "index.json").read_text())
-        self.names: list[str] = index["names"]
-        self.places = np.array(index["places"], dtype=np.int64)
+        kept = [number for number, name in enumerate(index["names"]) if name not in leave_out]
+        self.names: list[str] = [index["names"][number] for number in kept]
+        self.places = np.array(index["places"], dtype=np.int64)[kept]
+        self.left_out = set(leave_out) & set(index["names"])
         self.bytes = np.memmap(folder / "photos.u8", dtype=np.uint8, mode="r")
 
     def __len__(self) -> int:
@@ -95,11 +101,24 @@ class PhotoCache:
         return self.bytes[offset : offset + height * width * 3].reshape(height, width, 3)
 
 
-def cached_photos(source: Path, folder: Path, leave_out: frozenset[str] = frozenset()) -> PhotoCache:
+def photos_to_learn(sources: Sequence[Path], folder: Path, leave_out: Collection[str]) -> list[PhotoCache]:
+    """The photographs of `sources` by caches below `folder`, but for those of the names in `leave_out`.
+
+    Raises `PhotoError` where no photograph has such a name, for its like would then be learnt from unnoticed.
+    """
+    caches = [cached_photos(source, folder, leave_out) for source in sources]
+    unknown = set(leave_out).difference(*(cache.left_out for cache in caches))
+    if unknown:
+        raise PhotoError(f"--leave-out {min(unknown)}: no photograph of --data has this name; give names without "
+                         "folder and suffix")  # fmt: skip
+    return caches
+
+
+def cached_photos(source: Path, folder: Path, leave_out: Collection[str] = ()) -> PhotoCache:
     """The decoded photographs of `source`, from a cache below `folder`, which is made where it is missing."""
     if not source.exists():
         raise PhotoError(f"{source} does not exist; give a folder, a .tar or a .tar.gz of photographs")
-    key = hashlib.sha256(f"{source.resolve()}:{source.stat().st_mtime_ns}:{sorted(leave_out)}".encode())
+    key = hashlib.sha256(f"{source.resolve()}:{source.stat().st_mtime_ns}".encode())
     for path in photo_files(source) if source.is_dir() else ():
         try:
             status = path.stat()
@@ -110,11 +129,14 @@ def cached_photos(source: Path, folder: Path, leave_out: frozenset[str] = frozen
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{place.name}-", dir=folder, ignore_cleanup_errors=True) as temporary:
-            build_cache(source, Path(temporary), leave_out)
+            build_cache(source, Path(temporary))
             # Whole or not at all; where another run was faster, its cache is as good.
             with contextlib.suppress(OSError):
                 Path(temporary).rename(place)
-    return PhotoCache(place)
+    photos = PhotoCache(place, leave_out)
+    if not len(photos):
+        raise PhotoError(f"{source} holds no photographs but those left out")
+    return photos
 
 
 def random_box(

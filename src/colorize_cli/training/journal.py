@@ -42,6 +42,14 @@ class Journal:
                     self.events.add_scalar(f"{name.partition('.')[0]}/{key}", value, int(row["step"]))
             self.events.flush()
 
+    def has(self, name: str, step: int) -> bool:
+        """Whether the CSV `name` has a row of `step`."""
+        path = self.folder / name
+        if not path.exists():
+            return False
+        with path.open(newline="") as file:
+            return any(int(row["step"]) == step for row in csv.DictReader(file))
+
     def sheet(self, step: int, picture: np.ndarray) -> None:
         """Keep a sample sheet `(H, W, 3)` uint8 as `samples-STEP.png`."""
         Image.fromarray(picture).save(self.folder / f"samples-{step:06}.png")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from colorize_cli.atomic import replacing
-from colorize_cli.errors import OptionError
+from colorize_cli.errors import ModelError, OptionError
 from colorize_cli.training.batches import Task
 from colorize_cli.training.journal import LOG, VALIDATION, Journal
 
@@ -66,13 +68,13 @@ def run_training(
     options: TrainingOptions,
     report: Callable[[dict[str, float]], None],
     should_stop: Callable[[], bool] = lambda: False,
-) -> None:
+) -> int:
     """Train the parameters of `model` that require a gradient; resume where `folder` holds a run.
 
     Writes `checkpoint.pt` (masters, EMA, optimiser, step, seconds), the journal's files and, at every validation,
     a sample sheet; `report` gets the figures. Batches are a function of the seed and the step, so a resumed run
     sees what it would have seen. Under `torch.distributed` every process learns from its part of each step's batch,
-    gradients are averaged, and the first process writes.
+    gradients are averaged, and the first process writes. Returns the number of steps that it took.
     """
     folder.mkdir(parents=True, exist_ok=True)
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -94,7 +96,7 @@ def run_training(
     step, seconds, averaged = 0, 0.0, 0
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=options.device)
+        state = read_checkpoint(checkpoint, options.device)
         if state["average"].keys() != average.keys():
             raise OptionError(f"the run in {folder} learns other parts; resume it with the options of its start")
         for name, master in masters.items():
@@ -136,6 +138,7 @@ def run_training(
         report(row)
         journal.write(VALIDATION, row)
 
+    first = step
     last_validation = last_checkpoint = seconds
     running: dict[str, float] = {}
     parts = options.accumulate * processes  # of a step's batch
@@ -162,7 +165,7 @@ def run_training(
             average_gradients(gradients, processes)
         norm = torch.nn.utils.clip_grad_norm_(gradients, options.clip).item()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient of step {step} is not finite")
+            raise ModelError(f"the gradient of step {step} is not finite: start anew, with a lower --lr")
         optimizer.step()
         averaged += 1
         keep = min(options.ema, (1 + averaged) / (10 + averaged))
@@ -185,10 +188,22 @@ def run_training(
         if seconds - last_validation > options.validate_minutes * 60:
             validate()
             last_validation = seconds
-    save()
-    validate()
+    if step > first or not checkpoint.exists():
+        save()
     if journal is not None:
+        if not journal.has(VALIDATION, step):  # a run that was over already has been validated, if it was not killed
+            validate()
         journal.close()
+    return step - first
+
+
+def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """What a run saved; raises `ModelError` where it cannot be read."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ModelError(f"{path} cannot be read as a checkpoint; it is damaged, or no run's") from error
+    return state
 
 
 def agreed(done: float, stop: bool, device: str, processes: int) -> tuple[float, bool]:

@@ -32,7 +32,7 @@ from colorize_cli.models.backbone import MAP_SCALES, EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_levels
-from colorize_cli.training.loop import CHECKPOINT
+from colorize_cli.training.loop import CHECKPOINT, read_checkpoint
 
 RUN = "run.json"
 FIRST_SEED = 1  # of fresh weights
@@ -198,7 +198,7 @@ def read_run(folder: Path) -> tuple[str, StageConfig, int]:
     try:
         run: dict[str, Any] = json.loads((folder / RUN).read_text())
         return run["stage"], STAGES[run["stage"]].from_dict(run["config"]), run.get("seed", FIRST_SEED)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder} holds no readable {RUN}: it is no training run") from error
 
 
@@ -248,8 +248,11 @@ def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
     path = folder / CHECKPOINT
     if not path.exists():
         raise ModelError(f"{path} is missing: the run has not saved anything yet")
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    module.load_state_dict({**state["masters"], **state["average"]}, strict=True)
+    state = read_checkpoint(path)
+    weights = {**state["masters"], **state["average"]}
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise ModelError(f"{path} holds numbers that are not finite; start that run anew, with a lower --lr")
+    module.load_state_dict(weights, strict=True)
     return stage, module
 
 
