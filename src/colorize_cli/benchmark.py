@@ -229,7 +229,7 @@ def least_work(colorizer: Colorizer) -> dict[str, Work]:
         gray = torch.zeros(1, side, side, dtype=torch.int64)
         eye = torch.zeros(1, BACKBONE_SIZE, BACKBONE_SIZE, dtype=torch.uint8)
         flops, projections = count_flops(lambda: project_context(core, gray, eye))
-        inputs = (projections.outer_input, projections.inner_input)
+        inputs = (projections.outer_input, projections.outer_qkv, projections.inner_input)
         projected = bytes_of((*inputs, *projections.outer, *projections.inner))
         seen = 0.0 if core.backbone is None else count_flops(lambda: core.backbone(eye))[0]  # type: ignore[misc]
         by_dtype = {names["core"]: flops - seen}

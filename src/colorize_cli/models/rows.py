@@ -19,6 +19,8 @@ from colorize_cli.models.coarse import ColTranCore, ConditionalLayer
 from colorize_cli.models.layers import NORM_EPSILON, AxialAttention, ConditionalNorm
 from colorize_cli.models.packed import PackedLinear
 
+ROWS_AT_ONCE = 16  # by which a column's cache grows
+
 
 class Norms(NamedTuple):
     """Scale and shift `(D,)` after each of a layer's two norms, from one photo's gray context."""
@@ -48,6 +50,7 @@ class ContextProjections(NamedTuple):
     """Everything the two decoders need of one photo, computed once before drawing."""
 
     outer_input: Tensor  # (H, W, D): positions + gray context
+    outer_qkv: Tensor  # (H, W, 3D): of `outer_input`, the first outer layer's
     inner_input: Tensor  # (H, W, D): positions + gray context
     outer: list[Tensor]  # (H, W, 8D): of each layer's `Modulations`, row and column layers in turn
     inner: list[Tensor]  # (H, W, 8D), the part of the gray context
@@ -88,14 +91,17 @@ def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | Non
     gray_context = core.encode(gray, backbone_gray)
     outer, inner = outer_layers(core), list(core.inner.layers)
 
-    def project(layer: ConditionalLayer) -> Tensor:
-        # The gray context comes before the outer one.
-        weight, bias = conditions(layer, slice(0, core.config.hidden))
-        flat = gray_context.flatten(0, 2)  # (H * W, D): torch copies the weight for every row of a longer shape
-        return F.linear(flat, weight, bias).view(*gray_context.shape[1:3], -1)
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        flat = x.flatten(0, 2)  # (H * W, D): torch copies the weight for every row of a longer shape
+        return F.linear(flat, weight, bias).view(*x.shape[1:3], -1)
 
+    def project(layer: ConditionalLayer) -> Tensor:
+        return linear(gray_context, *conditions(layer, slice(0, core.config.hidden)))  # it comes before the outer one
+
+    outer_input = gray_context + core.outer.positions()
     return ContextProjections(
-        (gray_context + core.outer.positions())[0],
+        outer_input[0],
+        linear(outer_input, outer[0].attention.qkv.weight),
         (gray_context + core.inner.positions())[0],
         [project(layer) for layer in outer],
         [project(layer) for layer in inner],
@@ -125,9 +131,9 @@ class RowLayer:
         self.expand = PackedLinear.of(layer.mlp.expand, rows)
         self.contract = PackedLinear.of(layer.mlp.contract, rows)
 
-    def qkv(self, x: Tensor, by: Modulations) -> Tensor:
-        """Of every head, `(T * W, 3, heads, head size)`."""
-        return torch.addcmul(by.qkv_shift, self.to_qkv(x), by.qkv_scale).view(x.shape[0], 3, self.heads, -1)
+    def modulated(self, qkv: Tensor, by: Modulations) -> Tensor:
+        """`(T * W, 3D)`, scaled and shifted, of every head: `(T * W, 3, heads, head size)`."""
+        return torch.addcmul(by.qkv_shift, qkv, by.qkv_scale).view(qkv.shape[0], 3, self.heads, -1)
 
     def finish(self, x: Tensor, attended: Tensor, by: Modulations, norms: Norms) -> Tensor:
         """Output projection, residual, norm, MLP, residual, norm."""
@@ -158,29 +164,44 @@ class RowAttention:
         by_sample = qkv.view(self.tile, -1, *qkv.shape[1:])  # (T, W - start, 3, heads, head size)
         self.qkv[:, :, :, start:] = by_sample.permute(2, 0, 3, 1, 4)
         q, k, v = self.qkv.flatten(1, 2).unbind(0)  # (T * heads, W, head size) each
-        weights = torch.baddbmm(self.bias[:, start:], q[:, start:], k.transpose(1, 2), alpha=self.scale)
+        scores = torch.bmm(q[:, start:], k.transpose(1, 2))
+        weights = torch.add(self.bias[:, start:], scores, alpha=self.scale)
         out = torch.bmm(weights.softmax(dim=-1), v).view(self.tile, -1, weights.shape[1], v.shape[2])
         return out.transpose(1, 2).reshape(qkv.shape[0], -1)
 
 
 class ColumnCache:
-    """Keys and values of a column attention, `(T * W, heads, H, head size)`, and the attention of one row to them."""
+    """Keys `(T * W, heads, head size, R)` and values `(T * W, heads, R, head size)` of a column attention's first R
+    rows, as a product with one row reads them soonest, and the attention of one row to them.
+
+    The last of the R rows are still to come, and count for nothing: a part of the cache would be copied to be
+    multiplied.
+    """
 
     def __init__(self, attention: AxialAttention, columns: int, like: Tensor) -> None:
-        shape = (columns, attention.heads, attention.length, attention.head_size)
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.length, self.scale = attention.length, attention.head_size**-0.5
+        self.keys = like.new_zeros((columns, attention.heads, attention.head_size, 0))
+        self.values = self.keys.transpose(-1, -2)
         self.bias = attention.bias().to(like.dtype)[None]  # (1, heads, H, H)
+
+    def grow(self) -> None:
+        """Make place for more rows."""
+        more = min(ROWS_AT_ONCE, self.length - self.keys.shape[-1])
+        self.keys = F.pad(self.keys, (0, more))
+        self.values = F.pad(self.values, (0, 0, 0, more))
 
     def attend(self, qkv: Tensor, row: int) -> Tensor:
         """`(T * W, 3, heads, head size)` of row `row` to `(T * W, D)`: its attention to all rows up to it.
 
-        The rows below are there and count for nothing: a part of the cache would be copied to be multiplied.
         Not torch's fused attention: for a single query in float32 its rounding depends on the thread that works on it.
         """
-        query, self.keys[:, :, row], self.values[:, :, row] = qkv.unbind(1)
-        scores = torch.matmul(query[:, :, None] * query.shape[-1] ** -0.5, self.keys.transpose(-1, -2))
-        scores = scores + self.bias[:, :, row : row + 1]
-        return torch.matmul(scores.softmax(dim=-1), self.values).reshape(qkv.shape[0], -1)
+        if row == self.keys.shape[-1]:
+            self.grow()
+        query, self.keys[..., row], self.values[:, :, row] = qkv.unbind(1)
+        scores = torch.matmul(query[:, :, None], self.keys)  # (T * W, heads, 1, R)
+        bias = self.bias[:, :, row : row + 1, : scores.shape[-1]]
+        weights = torch.add(bias, scores, alpha=self.scale).softmax(dim=-1)
+        return torch.matmul(weights, self.values).reshape(qkv.shape[0], -1)
 
 
 class RowDecoder:
@@ -199,6 +220,9 @@ class RowDecoder:
         self.head = PackedLinear.of(core.head, rows)
         # Row 512 is what stands left of the first pixel: nothing.
         self.embedding = F.pad(core.pixel_embedding.weight, (0, 0, 0, 1))
+        # Each colour's share of the first layers' q, k and v, which are linear in it: (513, 3D).
+        self.outer_colors = self.outer[0].to_qkv(self.embedding)
+        self.inner_colors = self.inner[0].to_qkv(self.embedding)
 
     def row_bias(self, layer: ConditionalLayer) -> Tensor:
         """`(T * heads, W, W)` of a row attention."""
@@ -238,10 +262,12 @@ class Tile:
         if bins is None:  # of the first row: nought
             return torch.zeros_like(self.gather(lambda photo: photo.outer_input[0]))
         decoder, above = self.decoder, row - 1
-        x = F.embedding(bins.flatten(), decoder.embedding) + self.gather(lambda photo: photo.outer_input[above])
+        colors = bins.flatten()
+        x = F.embedding(colors, decoder.embedding).add_(self.gather(lambda photo: photo.outer_input[above]))
+        qkv = F.embedding(colors, decoder.outer_colors).add_(self.gather(lambda photo: photo.outer_qkv[above]))
         for index, (layer, norms) in enumerate(zip(decoder.outer, self.outer_norms, strict=True)):
             by = Modulations.of(together([photo.outer[index][above] for photo in self.photos]))
-            qkv = layer.qkv(x, by)
+            qkv = layer.modulated(qkv if index == 0 else layer.to_qkv(x), by)
             if index % 2 == 0:
                 attended = self.outer_rows[index // 2](qkv)
             else:
@@ -257,6 +283,7 @@ class Tile:
         """
         decoder = self.decoder
         base = self.gather(lambda photo: photo.inner_input[row]) + outer_context
+        base_qkv = decoder.inner[0].to_qkv(base)
         modulations = [
             condition.add(outer_context, together([photo.inner[index][row] for photo in self.photos]))
             for index, condition in enumerate(decoder.outer_conditions)
@@ -268,11 +295,14 @@ class Tile:
             def right(part: Tensor) -> Tensor:
                 return part.view(decoder.tile, bins.shape[1], -1)[:, start:].flatten(0, 1)
 
-            x = F.embedding(left.flatten(), decoder.embedding).add_(right(base))
+            colors = left.flatten()
+            x = F.embedding(colors, decoder.embedding).add_(right(base))
+            qkv = F.embedding(colors, decoder.inner_colors).add_(right(base_qkv))
             layers = zip(decoder.inner, self.inner_rows, modulations, self.inner_norms, strict=True)
-            for layer, attention, modulation, norms in layers:
+            for index, (layer, attention, modulation, norms) in enumerate(layers):
                 by = Modulations.of(right(modulation))
-                x = layer.finish(x, attention(layer.qkv(x, by), start), by, norms)
+                qkv = layer.modulated(qkv if index == 0 else layer.to_qkv(x), by)
+                x = layer.finish(x, attention(qkv, start), by, norms)
             logits: Tensor = decoder.head(decoder.core.norm(x))
             return logits.float().view(*left.shape, NUM_COLORS)
 
