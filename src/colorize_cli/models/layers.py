@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colorize_cli.models.packed import PackedLinear
 from colorize_cli.models.threads import spread
 
 NORM_EPSILON = 1e-3  # Keras' default, in every norm of the published model
@@ -147,28 +148,6 @@ class AxialAttention(nn.Module):
         return projected.view(shape)
 
 
-class LineAttention:
-    """An attention's inference in bfloat16 on a CPU, a few lines at a time: plain products into the same memory.
-
-    Torch's fused attention is slower there, and so is memory that is asked for anew each time.
-    """
-
-    def __init__(self, attention: AxialAttention, bias: Tensor) -> None:
-        """`bias` `(lines * heads, L, L)` is the attention's own, repeated for the most lines it is given."""
-        self.attention, self.bias = attention, bias
-        self.scores = torch.empty_like(bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """As `AxialAttention.lines` of `(1, lines, L, D)`."""
-        heads = self.attention.by_head(self.attention.project(x, None))
-        q, k, v = (part.flatten(0, 1) for part in heads)  # (lines * heads, L, head size)
-        scores = self.scores[: len(q)]
-        torch.baddbmm(self.bias[: len(q)], q, k.transpose(1, 2), alpha=self.attention.head_size**-0.5, out=scores)
-        torch.softmax(scores, dim=-1, out=scores)
-        out = torch.bmm(scores, v).view(x.shape[1], self.attention.heads, *v.shape[1:])
-        return self.attention.merged(out, x.shape)
-
-
 class MLP(nn.Module):
     """Two layers with a ReLU; conditioned, its output is scaled and shifted by a projection of the context."""
 
@@ -230,6 +209,51 @@ class ConditionalNorm(nn.Module):
         return self.modulated(x, self.modulation(context, window))
 
 
+class LineBlock:
+    """Attention and MLP along an axis, in inference in bfloat16 on a CPU: a few lines at a time.
+
+    Plain products into the same memory: torch's fused attention is slower there, and so is memory that is asked for
+    anew each time. With a single head, what makes the queries and what makes the keys is one product, and so is what
+    makes the values and the output.
+    """
+
+    def __init__(self, attention: AxialAttention, mlp: MLP, norms: tuple[nn.Module, nn.Module], bias: Tensor) -> None:
+        """`bias` `(lines * heads, L, L)` is the attention's own, repeated for the most lines it is given."""
+        self.heads, self.scale, self.bias = attention.heads, attention.head_size**-0.5, bias
+        self.norms, self.scores = norms, torch.empty_like(bias)
+        if self.heads == 1:
+            query, key, value = attention.qkv.weight.float().chunk(3)
+            self.query = PackedLinear((key.T @ query).to(bias.dtype), rows=PIXELS_AT_ONCE)
+            self.value = PackedLinear((attention.output.weight.float() @ value).to(bias.dtype), rows=PIXELS_AT_ONCE)
+        else:
+            self.qkv = PackedLinear.of(attention.qkv, PIXELS_AT_ONCE)
+            self.output = PackedLinear.of(attention.output, PIXELS_AT_ONCE)
+        self.expand = PackedLinear.of(mlp.expand, PIXELS_AT_ONCE)
+        self.contract = PackedLinear.of(mlp.contract, PIXELS_AT_ONCE)
+
+    def __call__(self, lines: Tensor) -> Tensor:
+        """`(N, L, D)` to the same."""
+        first, second = self.norms
+        x = lines.flatten(0, 1)  # (N * L, D)
+        if self.heads == 1:
+            weights = self.weights(self.query(x).view_as(lines), lines)
+            attended = torch.baddbmm(lines, weights, self.value(x).view_as(lines)).view_as(x)
+        else:
+            qkv = self.qkv(x).view(*lines.shape[:2], 3, self.heads, -1)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (N * heads, L, head size)
+            out = torch.bmm(self.weights(q, k), v).view(len(lines), self.heads, *v.shape[1:])
+            attended = self.output.add(out.transpose(1, 2).reshape(x.shape), x)
+        y = first(attended)
+        done: Tensor = second(self.contract.add(self.expand.relu(y), y))
+        return done.view_as(lines)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Of the values, `(N * heads, L, L)`."""
+        scores = self.scores[: len(q)]
+        torch.baddbmm(self.bias[: len(q)], q, k.transpose(1, 2), alpha=self.scale, out=scores)
+        return torch.softmax(scores, dim=-1, out=scores)
+
+
 class AxialLayer(nn.Module):
     """Row attention, MLP, column attention, MLP, each post-norm (section 3.2)."""
 
@@ -250,22 +274,22 @@ class AxialLayer(nn.Module):
         """Attention and MLP along the lines of `(B, lines, L, D)`; in inference a few lines at a time."""
         first, second = self.norms[norm], self.norms[norm + 1]
 
-        def block(lines: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-            y = first(lines + attend(lines))
+        def block(lines: Tensor) -> Tensor:
+            y = first(lines + attention.lines(lines))
             out: Tensor = second(y + mlp(y))
             return out
 
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            return block(x, attention.lines)
+            return block(x)
         count = max(1, PIXELS_AT_ONCE // x.shape[2])
         bias = attention.bias(x.shape[2]).to(x.dtype).repeat(count, 1, 1)
         done = torch.empty(x.shape, dtype=x.dtype)
 
         def fill(places: list[tuple[int, int]]) -> None:
-            attend = LineAttention(attention, bias) if x.dtype == torch.bfloat16 else attention.lines
+            fast = LineBlock(attention, mlp, (first, second), bias) if x.dtype == torch.bfloat16 else None
             for image, start in places:
-                lines = slice(start, start + count)
-                done[image, lines] = block(x[image : image + 1, lines].contiguous(), attend)[0]
+                lines = x[image, start : start + count].contiguous()
+                done[image, start : start + count] = fast(lines) if fast is not None else block(lines[None])[0]
 
         places = [(image, start) for image in range(len(x)) for start in range(0, x.shape[1], count)]
         shares = torch.get_num_threads()
