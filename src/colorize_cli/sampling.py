@@ -27,9 +27,7 @@ from colorize_cli.models.rows import ContextProjections, RowDecoder, Tile
 from colorize_cli.models.threads import spread
 
 CUDA_TILE = 16  # samples in flight on a device that needs much work at once
-# In the guess of a row, the weight of the logits of the row above and of the guide's change from row to row: any give
-# the same row, these soonest.
-GUESS_ABOVE, GUESS_CHANGE = 0.8, 1.5
+GUESS_CHANGE = 1.5  # of the guide from row to row, in the guess of a row: any gives the same row, this one soonest
 LEAST_EXPONENTIAL = np.float32(2**-24)  # what numpy gives as nought lies between nought and twice this
 STRIDE = 16  # columns: what is looked at again starts at a multiple of it, as products of few shapes are fast
 
@@ -105,7 +103,7 @@ class TileSampler:
                 # A good guess, most of all where colours are hard to predict: as if the next row were like this one,
                 # but for what its gray says.
                 change = self.tile.guide_row(row + 1) - self.tile.guide_row(row)
-                likely = GUESS_ABOVE * logits + GUESS_CHANGE * change
+                likely = torch.add(logits, change, alpha=GUESS_CHANGE)
             self.bins[:, row] = drawn
             nats = logits.log_softmax(dim=-1).gather(-1, drawn[..., None]).cpu().double().sum(dim=(1, 2))
             self.bits -= nats / math.log(2)
