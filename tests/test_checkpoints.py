@@ -148,6 +148,11 @@ def test_a_backbone_is_a_file_of_its_own(tmp_path: Path) -> None:
     kinds = {name: {t.dtype for t in load_file(tmp_path / "eye" / f"{name}.safetensors").values()} for name in names}
     assert kinds == {name: {torch.float16 if name == "backbone" else torch.bfloat16} for name in names}
     assert load_model(str(tmp_path / "eye")).core.backbone is not None
+    with torch.no_grad():
+        stages["core"].get_parameter("backbone.stem.weight")[0] = 1e6  # more than float16 holds
+    with pytest.raises(ModelError, match=r"backbone: stem\.weight .* too large to store"):
+        save_model(tmp_path / "large", "large", stages)
+    assert not (tmp_path / "large").exists()
 
 
 def test_an_unknown_name_lists_the_models_that_exist() -> None:

@@ -93,7 +93,10 @@ def draw(
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 @pytest.mark.parametrize("tile", [1, 3])
-def test_drawing_gives_the_teacher_forced_logits_of_the_image_it_drew(config: CoreConfig, tile: int) -> None:
+def test_drawing_gives_the_teacher_forced_logits_of_the_image_it_drew(
+    monkeypatch: pytest.MonkeyPatch, config: CoreConfig, tile: int
+) -> None:
+    monkeypatch.setattr("colorize_cli.models.rows.ROWS_AT_ONCE", 5)  # the columns' caches grow more than once
     core = core_of(config)
     gray, eye, gray_256 = photo_of(core, 1)
     projections = project_context(core, gray, eye)

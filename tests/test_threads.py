@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from colorize_cli.models.layers import AxialStack
+from colorize_cli.models.layers import AxialLayer, AxialStack, LineBlock
 from colorize_cli.models.packed import PackedLinear
 from colorize_cli.models.threads import spread
 from colorize_cli.openmp import SPINS
@@ -76,6 +76,22 @@ def test_a_stack_gives_in_inference_what_it_gives_in_training(two_threads: None)
     with torch.inference_mode():
         assert torch.allclose(stack(x), expected, atol=1e-5)
         assert torch.allclose(stack.bfloat16()(x.bfloat16()).float(), expected, atol=0.15)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_a_block_of_lines_is_the_layers_own_attention_and_mlp(heads: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = AxialLayer(16, 24, heads, 20, 20)
+        for parameter in layer.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        x = torch.randn(1, 3, 20, 16)
+    attention, mlp, norms = layer.row_attention, layer.row_mlp, (layer.norms[0], layer.norms[1])
+    middle = norms[0](x + attention.lines(x))
+    expected = norms[1](middle + mlp(middle))
+    with torch.inference_mode():
+        found = LineBlock(attention, mlp, norms, attention.bias().repeat(3, 1, 1))(x[0])
+    assert torch.allclose(found, expected[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -18,6 +18,7 @@ from PIL import Image
 
 from colorize_cli.checkpoints import load_model
 from colorize_cli.cli import cli
+from colorize_cli.errors import ModelError
 from colorize_cli.training.data import PhotoCache
 from colorize_cli.training.start import averaged_stage, read_run
 from tests.conftest import TINY, write_colors
@@ -165,15 +166,15 @@ def test_training_that_cannot_be_is_refused_before_it_begins(tmp_path: Path, wor
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_is_over_says_so_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_run_that_is_over_says_so_and_writes_nothing_more(tmp_path: Path) -> None:
     photos = write_colors(tmp_path / "photos", 2)
     words = train_words(photos, tmp_path / "run", "--steps", "2", "--batch", "1")[1:]
     assert CliRunner().invoke(cli, words).exit_code == 0
-    files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output
     assert "give more --minutes or --steps" in result.output
-    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == files
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")} == files
 
 
 def test_a_run_that_broke_down_or_was_damaged_is_not_exported(
@@ -190,10 +191,31 @@ def test_a_run_that_broke_down_or_was_damaged_is_not_exported(
     torch.save(state, checkpoint)
     result = CliRunner().invoke(cli, words)
     assert (result.exit_code, "not finite" in result.output) == (2, True), result.output
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    result = CliRunner().invoke(cli, words)
-    assert (result.exit_code, "cannot be read as a checkpoint" in result.output) == (2, True), result.output
+    torch.save({"weights": torch.ones(2)}, tmp_path / "other.pt")
+    whole = checkpoint.read_bytes()
+    for content, reason in (
+        (whole[:1000], "cannot be read as weights"),
+        (b"a line of text\n", "cannot be read as weights"),
+        ((tmp_path / "other.pt").read_bytes(), "is no checkpoint of a run"),
+    ):
+        checkpoint.write_bytes(content)
+        result = CliRunner().invoke(cli, words)
+        assert (result.exit_code, reason in result.output) == (2, True), result.output
     assert not (tmp_path / "model").exists()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_and_leaves_its_checkpoint(
+    color_photos: PhotoCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tiny_run(color_photos, tmp_path / "run", "joint", 1)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    nan = torch.tensor(torch.nan, requires_grad=True)
+    monkeypatch.setattr("colorize_cli.training.core_task.CoreTask.loss", lambda self, model, *_: (
+        nan * sum(parameter.sum() for parameter in model.parameters()), {}
+    ))  # fmt: skip
+    with pytest.raises(ModelError, match="gradient of step 1 is not finite"):
+        tiny_run(color_photos, tmp_path / "run", "joint", 1)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "nan", "much"])

@@ -22,7 +22,7 @@ from colorize_cli.training.batches import Source, count_table, draw_windows
 from colorize_cli.training.canvas import fit_canvas
 from colorize_cli.training.core_task import CoreTask
 from colorize_cli.training.data import PhotoCache, age, bordered, cached_photos, core_sample, luma, scratched
-from colorize_cli.training.journal import append_row, rewind
+from colorize_cli.training.journal import Journal, append_row, rewind
 from colorize_cli.training.loop import TrainingOptions, run_training
 from colorize_cli.training.start import averaged_stage, choose_learned, fresh_stage
 from colorize_cli.training.upsampler_task import UpsamplerTask
@@ -223,7 +223,10 @@ def test_a_half_written_row_and_rows_after_the_checkpoint_are_dropped(tmp_path: 
         file.write("80,")
     rewind(path, 40)
     append_row(path, {"step": 60, "bits": 1.25})
-    assert path.read_text().split() == ["step,bits", "20,1.5", "40,1.5", "60,1.25"]
+    append_row(path, {"step": 1_234_567, "bits": 1})
+    assert path.read_text().split() == ["step,bits", "20,1.5", "40,1.5", "60,1.25", "1234567,1"]
+    journal = Journal(tmp_path, 1_234_567)
+    assert journal.has("log.csv", 1_234_567) and not journal.has("log.csv", 61)
 
 
 def test_a_row_with_more_figures_gives_the_log_their_columns(tmp_path: Path) -> None:

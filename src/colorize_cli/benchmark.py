@@ -1,7 +1,8 @@
 """What each stage costs here, and which share of the machine's own limit it reaches.
 
 A stage's least time comes from its floating-point operations, counted by running the very same modules without numbers
-(on torch's "meta" device), and from the bytes that must move at least: every weight, and what goes in and out, once.
+(on torch's "meta" device, attention with a single head unfolded), and from the bytes that must move at least: every
+weight, and what goes in and out, once.
 """
 
 from __future__ import annotations

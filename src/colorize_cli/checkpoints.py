@@ -173,7 +173,7 @@ def _files(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
 
 
 def _rounded(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """The stage's tensors by file stem, as they are stored."""
+    """The stage's tensors by file stem, as they are stored; raises `ModelError` for numbers that are not finite so."""
     files = {
         stem: {
             name: tensor.detach().to(STORED_BACKBONE if stem == BACKBONE else STORED).contiguous()

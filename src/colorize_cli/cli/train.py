@@ -42,8 +42,10 @@ def refusals() -> Iterator[None]:
         yield
     except ColorizeError as error:
         raise Refusal(str(error)) from error
+    except BrokenPipeError:
+        raise  # nobody reads on: click ends without a word
     except OSError as error:
-        raise Refusal(f"{error.filename or 'writing'}: {error.strerror or error}") from error
+        raise Refusal(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 @click.group(
@@ -243,7 +245,8 @@ def _train(stage: str, **options: Any) -> None:
     from colorize_cli.training.loop import CHECKPOINT, TrainingOptions, run_training
 
     device = resolve_device(options["device"])
-    if not options["resume"] and (options["out"] / CHECKPOINT).exists():
+    resumed = (options["out"] / CHECKPOINT).is_file()
+    if resumed and not options["resume"]:
         raise OptionError(f"{options['out']} holds a run already; choose another --out, or leave --no-resume out")
     if "WORLD_SIZE" in os.environ:  # started by torchrun
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -273,7 +276,7 @@ def _train(stage: str, **options: Any) -> None:
     if len(validation) < len(options["validation"]):
         raise OptionError("two of --val have one name, by which their figures would be told apart; rename one")
     model = _model(stage, sources, options)
-    seed, resumed = start.run_seed(options["out"], model), (options["out"] / CHECKPOINT).exists()
+    seed = start.run_seed(options["out"], model)
     if resumed and options["seed"] not in {None, seed}:
         raise OptionError(f"{options['out']} holds a run of seed {seed}; leave --seed out to go on with it, or choose "
                           "another --out")  # fmt: skip
@@ -341,7 +344,7 @@ def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Mod
     else:
         config = held or earlier.config  # type: ignore[assignment, union-attr]
     if options["resolution"] is not None:
-        whole = type(config)().resolution
+        whole = max(config.resolution, type(config)().resolution)
         if options["resolution"] > whole:
             raise OptionError(f"--resolution {options['resolution']}: the canvas of this stage is {whole} a side; give "
                               "that or less")  # fmt: skip

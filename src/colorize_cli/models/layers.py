@@ -7,7 +7,6 @@ of a large canvas can be trained on small pieces.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch

@@ -172,7 +172,7 @@ class RowAttention:
 
 class ColumnCache:
     """Keys `(T * W, heads, head size, R)` and values `(T * W, heads, R, head size)` of a column attention's first R
-    rows, as a product with one row reads them soonest, and the attention of one row to them.
+    rows, as a product with one row reads them fastest, and the attention of one row to them.
 
     The last of the R rows are still to come, and count for nothing: a part of the cache would be copied to be
     multiplied.

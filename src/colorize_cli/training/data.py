@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
 import math
 import tarfile
 import tempfile
@@ -43,7 +44,7 @@ def read_photos(source: Path) -> Iterator[tuple[str, Image.Image]]:
                 yield Path(member.name).stem, _rgb(io.BytesIO(file.read()), f"{member.name} in {source}")
     except OSError as error:
         raise PhotoError(f"{source}: cannot be read ({error.strerror or error})") from error
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise PhotoError(
             f"{source} is no .tar or .tar.gz, or a damaged one; give a folder or an archive of photographs"
         ) from error
@@ -82,8 +83,7 @@ def build_cache(source: Path, folder: Path) -> None:
 
 
 class PhotoCache:
-    """Photos of a cache folder by number, but for those of the names in `leave_out`: `HWC uint8, 0..255`,
-    memory-mapped."""
+    """Photos of a cache folder by number but for those of the names in `leave_out`: `HWC uint8`, memory-mapped."""
 
     def __init__(self, folder: Path, leave_out: Collection[str] = ()) -> None:
         index = json.loads((folder / "index.json").read_text())
@@ -104,7 +104,7 @@ class PhotoCache:
 def photos_to_learn(sources: Sequence[Path], folder: Path, leave_out: Collection[str]) -> list[PhotoCache]:
     """The photographs of `sources` by caches below `folder`, but for those of the names in `leave_out`.
 
-    Raises `PhotoError` where no photograph has such a name, for its like would then be learnt from unnoticed.
+    Raises `PhotoError` for a name that no photograph has: after a slip the one that was meant would be learnt from.
     """
     caches = [cached_photos(source, folder, leave_out) for source in sources]
     unknown = set(leave_out).difference(*(cache.left_out for cache in caches))

@@ -21,21 +21,18 @@ LOG, VALIDATION = "log.csv", "validation.csv"
 class Journal:
     """The written record of one run; opened again it goes on after the step that the run goes on from."""
 
+    events: SummaryWriter | None
+
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
         for name in (LOG, VALIDATION):
             rewind(folder / name, step)
-        self.events: SummaryWriter | None = None
-        try:
-            from tensorboardX import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "events"), purge_step=step + 1)
-        except ModuleNotFoundError:  # the extra "train" brings it
-            pass
+        self.step, self.events = step, None
 
     def write(self, name: str, row: dict[str, float]) -> None:
         """Append a row to the CSV `name` and to TensorBoard's events."""
         append_row(self.folder / name, row)
+        self.events = self.events or opened_events(self.folder, self.step)
         if self.events is not None:
             for key, value in row.items():
                 if key != "step":
@@ -48,7 +45,7 @@ class Journal:
         if not path.exists():
             return False
         with path.open(newline="") as file:
-            return any(int(row["step"]) == step for row in csv.DictReader(file))
+            return any(float(row["step"]) == step for row in csv.DictReader(file))
 
     def sheet(self, step: int, picture: np.ndarray) -> None:
         """Keep a sample sheet `(H, W, 3)` uint8 as `samples-STEP.png`."""
@@ -58,6 +55,15 @@ class Journal:
         """Finish TensorBoard's file."""
         if self.events is not None:
             self.events.close()
+
+
+def opened_events(folder: Path, step: int) -> SummaryWriter | None:
+    """TensorBoard's file of a run that goes on from `step`; None without its package, of the extra "train"."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError:
+        return None
+    return SummaryWriter(str(folder / "events"), purge_step=step + 1)
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
@@ -70,7 +76,7 @@ def append_row(path: Path, row: dict[str, float]) -> None:
             columns = list(reader.fieldnames or [])
             if not row.keys() <= set(columns):
                 earlier = [{key: line[key] for key in columns} for line in reader]
-    figures = {key: f"{value:.6g}" for key, value in row.items()}
+    figures = {key: f"{value:.0f}" if key == "step" else f"{value:.6g}" for key, value in row.items()}
     if row.keys() <= set(columns):
         with path.open("a", newline="") as file:
             csv.DictWriter(file, columns).writerow(figures)

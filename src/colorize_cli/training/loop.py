@@ -21,6 +21,16 @@ from colorize_cli.training.journal import LOG, VALIDATION, Journal
 
 CHECKPOINT = "checkpoint.pt"
 LOG_STEPS = 20
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    TypeError,
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ def run_training(
     step, seconds, averaged = 0, 0.0, 0
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
-        state = read_checkpoint(checkpoint, options.device)
+        state = read_checkpoint(checkpoint)
         if state["average"].keys() != average.keys():
             raise OptionError(f"the run in {folder} learns other parts; resume it with the options of its start")
         for name, master in masters.items():
@@ -165,7 +175,9 @@ def run_training(
             average_gradients(gradients, processes)
         norm = torch.nn.utils.clip_grad_norm_(gradients, options.clip).item()
         if not math.isfinite(norm):
-            raise ModelError(f"the gradient of step {step} is not finite: start anew, with a lower --lr")
+            raise ModelError(
+                f"the gradient of step {step} is not finite; go on from the last checkpoint with a lower --lr"
+            )
         optimizer.step()
         averaged += 1
         keep = min(options.ema, (1 + averaged) / (10 + averaged))
@@ -197,12 +209,23 @@ def run_training(
     return step - first
 
 
-def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """What a run saved; raises `ModelError` where it cannot be read."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a run saved, on the CPU; raises `ModelError` for any other file."""
+    state = read_tensors(path)
+    if not {"masters", "average", "optimizer", "step", "seconds", "averaged"} <= state.keys():
+        raise ModelError(f"{path} is no checkpoint of a run")
+    return state
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """A dictionary that `torch.save` wrote, on the CPU; raises `ModelError` for any other file."""
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ModelError(f"{path} cannot be read as a checkpoint; it is damaged, or no run's") from error
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{path} cannot be read as weights of torch ({reason}); it is damaged, or none") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"{path} holds no weights by name")
     return state
 
 

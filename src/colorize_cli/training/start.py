@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from colorize_cli.models.backbone import MAP_SCALES, EfficientNetLite2
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.upsamplers import ChannelUpsampler, SpatialUpsampler
 from colorize_cli.palette import bins_to_levels
-from colorize_cli.training.loop import CHECKPOINT, read_checkpoint
+from colorize_cli.training.loop import CHECKPOINT, read_checkpoint, read_tensors
 
 RUN = "run.json"
 FIRST_SEED = 1  # of fresh weights
@@ -162,12 +161,8 @@ def of_decoders(name: str) -> bool:
 
 def published_backbone(path: Path) -> EfficientNetLite2:
     """The backbone with its published weights, from the port's file; raises `ModelError` for any other file."""
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ModelError(f"{path} cannot be read as weights: {error}") from error
     backbone = EfficientNetLite2()
-    backbone.load_state_dict(import_backbone(state), strict=True)
+    backbone.load_state_dict(import_backbone(read_tensors(path)), strict=True)
     return backbone
 
 
