@@ -50,7 +50,7 @@ def test_the_table_names_the_machine_and_the_stages_asked_for(tiny_model: Path) 
     assert [row.split()[:3] for row in rows] == [["join", "90x60", "1"], ["join", "30x20", "1"]]
 
 
-@pytest.mark.parametrize("size", ["big", "1000", "0x10", "10x-3"])
+@pytest.mark.parametrize("size", ["big", "1000", "0x10", "10x-3", "70000x10", "20000x20000"])
 def test_a_photo_size_that_is_none_is_refused_by_its_name(size: str) -> None:
     result = CliRunner().invoke(cli, ["bench", "--photo", size])
     assert result.exit_code == 2

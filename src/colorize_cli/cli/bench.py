@@ -11,7 +11,7 @@ import click
 
 from colorize_cli.cli.photos import model_options
 from colorize_cli.cli.refusal import Refusal
-from colorize_cli.config import BENCH_STAGES
+from colorize_cli.config import BENCH_STAGES, DEFAULT_MAX_PIXELS
 from colorize_cli.errors import ColorizeError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from colorize_cli.machine import Limits
 
 ROW = "{:18} {:>9} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>8} {:>6}"
+
+
+LONGEST = 65_500  # side of the made-up photo, a JPEG
 
 
 class PhotoSize(click.ParamType):  # type: ignore[type-arg]
@@ -33,7 +36,11 @@ class PhotoSize(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is no size; write it as 1000x750", param, ctx)
         if not (int(width) and int(height)):
             self.fail(f"{value!r} has no pixels", param, ctx)
-        return int(width), int(height)
+        size = int(width), int(height)
+        if max(size) > LONGEST or size[0] * size[1] > DEFAULT_MAX_PIXELS:
+            limits = f"{LONGEST:,} pixels a side, as JPEG has, and {DEFAULT_MAX_PIXELS:,} in all"
+            self.fail(f"{value!r} is too large; the most is {limits}", param, ctx)
+        return size
 
 
 @click.command("bench", context_settings={"help_option_names": ["-h", "--help"]})
