@@ -207,9 +207,11 @@ def test_a_judge_learns_to_name_what_it_did_not_learn_from(tmp_path: Path) -> No
 def test_the_command_prints_the_figures_as_json_and_writes_rows(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     write_photos(tmp_path / "photos", 64, 2)
+    Image.new("L", (90, 60), 99).save(tmp_path / "photos" / "gray.png")
     words = ["evaluate", "--data", str(tmp_path / "photos"), "--model", str(tiny_model), "--json"]
     words += ["--samples", "1", "--csv", str(tmp_path / "rows.csv")]
     result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert "left out, as they have no colour: gray\n" in result.stderr
     record = json.loads(result.stdout)
     assert record["photos"] == 2
     assert {"bits_per_pixel", "parallel_bits_per_pixel", "sample_colorfulness"} <= set(record)

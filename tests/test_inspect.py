@@ -160,10 +160,21 @@ def test_what_lies_here_or_beside_the_picture_is_found_by_its_name(
     photo.rename(tmp_path / "aunt.jpg")
     write_gray(photo, 90, 60, seed=1)
     lost = run("inspect", picture)
-    assert "the photo photo.jpg is neither here nor beside the picture; say with --photo where it lies" in lost.stderr
+    assert "the photo photo.jpg is neither here nor beside the picture nor in a manifest; say with" in lost.stderr
     assert shlex.split(command_of(lost))[1] == "PHOTO"
     renamed = run("inspect", picture, "--photo", tmp_path / "aunt.jpg")
     assert "the photo was called photo.jpg" in renamed.stderr
+
+
+def test_the_manifest_of_a_run_tells_where_the_photo_lies(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = write_gray(tmp_path / "scans" / "box" / "photo.jpg", 90, 60)
+    run(photo.parent.parent, "-r", "-n", 1, "--model", tiny_model, "-o", tmp_path / "out")
+    monkeypatch.chdir(tiny_model.parent)
+    told = run("inspect", tmp_path / "out" / "box" / "photo_color1.jpg")
+    assert told.stderr == ""
+    assert shlex.split(command_of(told))[1] == str(photo)
 
 
 @pytest.mark.parametrize("options", [["--no-provenance"], ["--format", "bmp"], ["--format", "ppm"]])

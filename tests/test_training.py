@@ -96,6 +96,23 @@ def test_a_run_leaves_a_log_events_for_tensorboard_and_a_sample_sheet(tmp_path: 
     assert "holds a run already" in again.stderr
 
 
+def test_a_run_that_is_told_to_stop_saves_says_so_and_goes_on(tmp_path: Path) -> None:
+    photos = write_colors(tmp_path / "photos", 4)
+    words = train_words(photos, tmp_path / "run", "--steps", "100000", "--batch", "1")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # of step 20
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in errors
+    stopped_at = int(last_validation(tmp_path / "run")["step"])
+    assert stopped_at == max(bits_by_step(tmp_path / "run"))
+    words = train_words(photos, tmp_path / "run", "--steps", str(stopped_at + 5), "--batch", "1")
+    subprocess.run(words, check=True, capture_output=True)
+    assert last_validation(tmp_path / "run")["step"] == stopped_at + 5
+
+
 def test_a_core_learns_on_a_smaller_canvas_and_goes_on_on_a_larger_one(tmp_path: Path) -> None:
     photos = write_colors(tmp_path / "photos", 2)
     config = tmp_path / "core.json"

@@ -82,6 +82,7 @@ class Report:
     rows: list[tuple[str, Scores]]  # name and scores of each photo
     mean: Scores
     whole: SetScores
+    left_out: list[str]  # names of photos that have no colour
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +255,7 @@ def evaluate(
     inception: nn.Module | str | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Report:
-    """Score photographs in colour.
+    """Score photographs in colour; those that have none are left out, as there is nothing to find.
 
     Args:
         colorizer: the model.
@@ -265,16 +266,26 @@ def evaluate(
         progress: called after each photo.
 
     Raises:
-        OptionError: no photos, or a package of the extra "eval" is missing.
+        OptionError: no photos in colour, or a package of the extra "eval" is missing.
     """
     lab(np.zeros((1, 1, 3), np.uint8))  # where its package is missing, that is told at once
     rows: list[tuple[str, Scores]] = []
+    left_out: list[str] = []
+
+    def in_color() -> Iterator[TrueColor]:
+        for name, image in photos:
+            photo = true_color(name, image)
+            if (photo.rgb == photo.rgb[..., :1]).all():
+                left_out.append(name)
+            else:
+                yield photo
+
     sets: list[JudgedSet | InceptionSet] = []
     if options is not None and judge is not None:
         sets.append(JudgedSet(judge))
     if options is not None and inception is not None:
         sets.append(InceptionSet(inception))
-    for group in _groups((true_color(name, image) for name, image in photos), PHOTOS_AT_ONCE):
+    for group in _groups(in_color(), PHOTOS_AT_ONCE):
         drawn = [] if options is None else colorizer.predict([photo.view for photo in group], options)
         for index, photo in enumerate(group):
             scores = score_photo(colorizer, photo)
@@ -287,11 +298,11 @@ def evaluate(
             if progress is not None:
                 progress()
     if not rows:
-        raise OptionError("no photographs to evaluate on")
+        raise OptionError("no photographs in colour to evaluate on")
     whole: dict[str, float] = {}
     for judged in sets:
         whole |= judged.scores()
-    return Report(rows, _mean([scores for _, scores in rows]), SetScores(**whole))
+    return Report(rows, _mean([scores for _, scores in rows]), SetScores(**whole), left_out)
 
 
 def _groups(photos: Iterator[TrueColor], count: int) -> Iterator[list[TrueColor]]:

@@ -14,6 +14,7 @@ import click
 
 from colorize_cli.atomic import check_writable, replacing
 from colorize_cli.cli.photos import model_options
+from colorize_cli.cli.printable import printable
 from colorize_cli.cli.refusal import Refusal
 from colorize_cli.config import MOST_GUIDANCE, SamplingOptions
 from colorize_cli.errors import ColorizeError
@@ -94,6 +95,8 @@ def evaluate(
             )
     except ColorizeError as error:
         raise Refusal(str(error)) from error
+    if report.left_out:
+        click.echo(f"left out, as they have no colour: {printable(', '.join(report.left_out))}", err=True)
     if options and judge is None:
         click.echo(f"no classifier: give --judge {JUDGE}, which 'colorize train judge' makes", err=True)
     if options and inception is None:

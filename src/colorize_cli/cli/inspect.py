@@ -16,7 +16,7 @@ from colorize_cli import __version__
 from colorize_cli.cli.printable import printable
 from colorize_cli.cli.refusal import Refusal
 from colorize_cli.cli.streams import STANDARD_INPUT
-from colorize_cli.errors import ModelError
+from colorize_cli.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
     from colorize_cli.provenance import Provenance
@@ -33,7 +33,8 @@ AS_PRINTED = "that runs as it is printed"
 )
 @click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--photo", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="PHOTO",
-              help="Check that the picture was made of this photo.  [default: its own, here or beside it]")  # fmt: skip
+              help="Check that the picture was made of this photo.  [default: its own, here, beside it or where the "
+                   "manifest says]")  # fmt: skip
 @click.option("--model", metavar="NAME|DIR",
               help="Check that it was made with this model.  [default: its own, if shipped or here]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
@@ -93,14 +94,26 @@ def _rows(record: Provenance) -> list[tuple[str, str]]:
 
 
 def _photo_of(record: Provenance, picture: Path) -> Path | None:
-    """The photo of a picture, if it lies here or beside it."""
+    """The photo of a picture, if it lies here, beside it, or where the manifest of the picture's folder says."""
     from colorize_cli.digests import file_sha256
 
-    for path in (Path(record.input), picture.parent / record.input):
+    for path in (Path(record.input), picture.parent / record.input, *_recorded(record, picture)):
         with contextlib.suppress(OSError):  # a name that no file can have here, a file that may not be read
             if path.is_file() and file_sha256(path) == record.input_sha256:
                 return path
     return None
+
+
+def _recorded(record: Provenance, picture: Path) -> list[Path]:
+    """Where photos of these bytes lay, by the manifest of the picture's folder or of the first above that has one."""
+    from colorize_cli.manifest import MANIFEST, Manifest
+
+    for folder in picture.absolute().parents:
+        if (folder / MANIFEST).is_file():
+            with contextlib.suppress(OutputError):
+                lines = Manifest(str(folder)).records.values()
+                return [Path(line.input) for line in lines if line.sha256 == record.input_sha256 and line.sha256]
+    return []
 
 
 def _model_of(record: Provenance) -> str | None:
@@ -130,7 +143,7 @@ def _checks(record: Provenance, photo: Path | None, model: str | None) -> tuple[
         notes.append(f"the photo came from standard input; say with --photo which it was, for a command {AS_PRINTED}")
     elif photo is None:
         notes.append(
-            f"the photo {record.input or 'given in memory'} is neither here nor beside the picture; "
+            f"the photo {record.input or 'given in memory'} is neither here nor beside the picture nor in a manifest; "
             f"say with --photo where it lies, for a command {AS_PRINTED}"
         )
     elif file_sha256(photo) != record.input_sha256:

@@ -31,6 +31,7 @@ PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 DEFAULT_MINUTES = 60.0
+INTERRUPTED = 130  # the exit code
 CACHE = click.option("--cache", type=FOLDER, default=Path("runs/cache"), show_default=True, metavar="DIR",
                      help="Where decoded photographs are kept.")  # fmt: skip
 
@@ -219,8 +220,7 @@ def _stage_command(name: str) -> None:
 
     def command(**options: Any) -> int:
         with refusals():
-            _train(STAGES[name], **options)
-        return 0
+            return _train(STAGES[name], **options)
 
     extra = CORE_OPTIONS if name == "coarse" else UPSAMPLER_OPTIONS
     extra = extra + DRAWN_OPTIONS if name == "color-upsampler" else extra
@@ -235,7 +235,8 @@ for _name in STAGES:
     _stage_command(_name)
 
 
-def _train(stage: str, **options: Any) -> None:
+def _train(stage: str, **options: Any) -> int:
+    """The exit code of a run."""
     import torch
 
     from colorize_cli.colorizer import DTYPES, resolve_device
@@ -286,23 +287,37 @@ def _train(stage: str, **options: Any) -> None:
     if not resumed:
         start.write_run(options["out"], stage, model.config, options["seed"])  # type: ignore[arg-type]
     stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
-    steps = run_training(
-        model,
-        task,
-        options["out"],
-        length,
-        report=lambda row: click.echo("  ".join(f"{key} {value:.4g}" for key, value in row.items())),
-        should_stop=lambda: bool(stopped),
-    )
-    if resumed and not (steps or stopped) and os.environ.get("RANK", "0") == "0":
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        if number == signal.SIGINT and "WORLD_SIZE" not in os.environ:
+            signal.signal(number, signal.default_int_handler)  # a second one ends it at once
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        steps = run_training(
+            model,
+            task,
+            options["out"],
+            length,
+            report=lambda row: click.echo("  ".join(f"{key} {value:.4g}" for key, value in row.items())),
+            should_stop=lambda: bool(stopped),
+        )
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    first = os.environ.get("RANK", "0") == "0"
+    if first and stopped:
+        click.echo(f"stopped, and saved in {options['out']}; the same command goes on from here", err=True)
+    elif first and resumed and not steps:
         click.echo(f"{options['out']} has been trained for as long already; to go on, give more --minutes or --steps")
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # the first process may still be validating
         torch.distributed.destroy_process_group()
         sys.stdout.flush()
         # All is written. Gloo's threads sometimes outlive the interpreter, which then aborts as if the run had failed.
-        os._exit(0)
+        os._exit(INTERRUPTED if stopped else 0)
+    return INTERRUPTED if stopped else 0
 
 
 def _title(path: str) -> str:

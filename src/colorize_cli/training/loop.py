@@ -149,6 +149,14 @@ def run_training(
         journal.write(VALIDATION, row)
 
     first = step
+
+    def log() -> None:
+        if journal is None:
+            return
+        row = {"step": float(step), "minutes": seconds / 60, "rate": rate, **running}
+        journal.write(LOG, row)
+        report({**row, "minutes_left": seconds / 60 * (1 / options.done(step, seconds) - 1)})
+
     last_validation = last_checkpoint = seconds
     running: dict[str, float] = {}
     parts = options.accumulate * processes  # of a step's batch
@@ -189,17 +197,16 @@ def run_training(
         figures = {**figures, "gradient": norm, "photos_per_second": parts * task.batch / took}
         for key, value in figures.items():
             running[key] = value if key not in running else 0.95 * running[key] + 0.05 * value
-        if step % LOG_STEPS == 0 and journal is not None:
-            done = options.done(step, seconds)
-            row = {"step": float(step), "minutes": seconds / 60, "rate": rate, **running}
-            journal.write(LOG, row)
-            report({**row, "minutes_left": seconds / 60 * (1 / done - 1)})
+        if step % LOG_STEPS == 0:
+            log()
         if seconds - last_checkpoint > options.checkpoint_minutes * 60:
             save()
             last_checkpoint = seconds
         if seconds - last_validation > options.validate_minutes * 60:
             validate()
             last_validation = seconds
+    if step > first and step % LOG_STEPS:
+        log()
     if step > first or not checkpoint.exists():
         save()
     if journal is not None:
@@ -222,8 +229,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"{path} cannot be read as weights of torch ({reason}); it is damaged, or none") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, or none"
+        raise ModelError(f"{path} cannot be read as weights of torch: {reason}; take another, or train anew") from error
     if not isinstance(state, dict):
         raise ModelError(f"{path} holds no weights by name")
     return state
