@@ -7,6 +7,7 @@ its own. `model.json` gives each stage's architecture and the sha256 of each fil
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,14 @@ def _check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], path: 
     ]
     if wrong:
         raise ModelError(f"{path} does not fit its architecture; {'; '.join(wrong)}")
-    for name, tensor in found.items():
-        if not tensor.isfinite().all():
-            raise ModelError(f"{path} holds numbers that are not finite in {name}; fetch it again, or export it anew")
+    name = not_finite(found)
+    if name is not None:
+        raise ModelError(f"{path} holds numbers that are not finite in {name}; fetch it again, or export it anew")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity, if any."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def _files(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -182,9 +188,9 @@ def _rounded(stage: str, module: nn.Module) -> dict[str, dict[str, Tensor]]:
         for stem, tensors in _files(stage, module).items()
     }
     for stem, tensors in files.items():
-        for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
-                raise ModelError(f"{stem}: {name} holds numbers that are not finite, or too large to store")
+        name = not_finite(tensors)
+        if name is not None:
+            raise ModelError(f"{stem}: {name} holds numbers that are not finite, or too large to store")
     return files
 
 

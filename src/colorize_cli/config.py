@@ -21,6 +21,7 @@ LARGEST_SIZE = 2**16  # of anything in an architecture: what is above is a slip 
 ENLARGEMENTS = ("blocks", "chroma")
 MOST_GUIDANCE = 8
 DEFAULT_MAX_PIXELS = 200_000_000  # of a photo, in all its pages
+JPEG_LONGEST = 65_500  # pixels a side
 FORMAT_NAMES = ("jpeg", "png", "tiff", "webp", "avif", "heic", "jp2", "bmp", "ppm")  # that can be written
 BACKBONE_SIZE = 224  # side of the gray photo that the backbone sees, in pixels
 # The same in training: whole photos show smaller what random crops show (FixRes, Touvron et al. 2019).

@@ -11,7 +11,7 @@ import click
 
 from colorize_cli.cli.photos import model_options
 from colorize_cli.cli.refusal import Refusal
-from colorize_cli.config import BENCH_STAGES, DEFAULT_MAX_PIXELS
+from colorize_cli.config import BENCH_STAGES, DEFAULT_MAX_PIXELS, JPEG_LONGEST
 from colorize_cli.errors import ColorizeError
 
 if TYPE_CHECKING:
@@ -21,24 +21,21 @@ if TYPE_CHECKING:
 ROW = "{:18} {:>9} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>8} {:>6}"
 
 
-LONGEST = 65_500  # side of the made-up photo, a JPEG
-
-
 class PhotoSize(click.ParamType):  # type: ignore[type-arg]
     """`1000x750`."""
 
     name = "WIDTHxHEIGHT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Width and height, each at least 1."""
+        """Width and height, each at least 1, and no more than a JPEG and a photo may have."""
         width, _, height = str(value).lower().partition("x")
         if not (width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
             self.fail(f"{value!r} is no size; write it as 1000x750", param, ctx)
         if not (int(width) and int(height)):
             self.fail(f"{value!r} has no pixels", param, ctx)
         size = int(width), int(height)
-        if max(size) > LONGEST or size[0] * size[1] > DEFAULT_MAX_PIXELS:
-            limits = f"{LONGEST:,} pixels a side, as JPEG has, and {DEFAULT_MAX_PIXELS:,} in all"
+        if max(size) > JPEG_LONGEST or size[0] * size[1] > DEFAULT_MAX_PIXELS:
+            limits = f"{JPEG_LONGEST:,} pixels a side, as JPEG has, and {DEFAULT_MAX_PIXELS:,} in all"
             self.fail(f"{value!r} is too large; the most is {limits}", param, ctx)
         return size
 

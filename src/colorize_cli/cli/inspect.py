@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,23 +99,24 @@ def _photo_of(record: Provenance, picture: Path) -> Path | None:
     """The photo of a picture, if it lies here, beside it, or where the manifest of the picture's folder says."""
     from colorize_cli.digests import file_sha256
 
-    for path in (Path(record.input), picture.parent / record.input, *_recorded(record, picture)):
+    for path in chain((Path(record.input), picture.parent / record.input), _recorded(record, picture)):
         with contextlib.suppress(OSError):  # a name that no file can have here, a file that may not be read
             if path.is_file() and file_sha256(path) == record.input_sha256:
                 return path
     return None
 
 
-def _recorded(record: Provenance, picture: Path) -> list[Path]:
+def _recorded(record: Provenance, picture: Path) -> Iterator[Path]:
     """Where photos of these bytes lay, by the manifest of the picture's folder or of the first above that has one."""
     from colorize_cli.manifest import MANIFEST, Manifest
 
-    for folder in picture.absolute().parents:
-        if (folder / MANIFEST).is_file():
-            with contextlib.suppress(OutputError):
-                lines = Manifest(str(folder)).records.values()
-                return [Path(line.input) for line in lines if line.sha256 == record.input_sha256 and line.sha256]
-    return []
+    folder = next((folder for folder in picture.absolute().parents if (folder / MANIFEST).is_file()), None)
+    if folder is None or not record.input_sha256:
+        return
+    with contextlib.suppress(OutputError):
+        for line in Manifest(str(folder)).records.values():
+            if line.sha256 == record.input_sha256:
+                yield Path(line.input)
 
 
 def _model_of(record: Provenance) -> str | None:

