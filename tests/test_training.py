@@ -291,6 +291,12 @@ def test_exporting_one_run_over_a_base_keeps_the_bases_other_stages(tiny_model: 
     assert model.temperature == base.temperature
     assert model.color_upsampler.config.hidden == 16
     assert all(torch.equal(a, b) for a, b in zip(model.core.parameters(), base.core.parameters(), strict=True))
+    described = (tmp_path / "model" / "model.json").read_bytes()
+    result = CliRunner().invoke(cli, [*words, "--temperature", "0.5"])
+    assert (result.exit_code, "holds a model" in result.output) == (2, True), result.output
+    assert (tmp_path / "model" / "model.json").read_bytes() == described
+    assert CliRunner().invoke(cli, [*words, "--temperature", "0.5", "--force"]).exit_code == 0
+    assert load_model(str(tmp_path / "model")).temperature == 0.5
     result = CliRunner().invoke(cli, ["train", "export", str(tmp_path / "run"), "-o", str(tmp_path / "other")])
     assert result.exit_code == 2
     assert "no run of core, spatial_upsampler" in result.output

@@ -195,7 +195,7 @@ def read_packet(path: Path) -> bytes | None:
             if magic[:8] == PNG_MARK:
                 return _png_packet(file)
             if magic[4:8] == b"jP  ":
-                return jp2_packet(magic + file.read(MOST_BYTES))
+                return jp2_uuid(magic + file.read(MOST_BYTES)) or None
             if magic[:4] in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}:
                 return _tiff_packet(path)
             file.seek(0)
@@ -257,9 +257,9 @@ def teach_heic() -> None:
     pillow_heif.register_heif_opener()
 
 
-def jp2_packet(content: bytes) -> bytes | None:
-    """The XMP of a JPEG 2000 file's bytes."""
-    return next((data[16:] for data in jp2_boxes(content, b"uuid") if data[:16] == JP2_UUID), None)
+def jp2_uuid(content: bytes, number: bytes = JP2_UUID) -> bytes:
+    """What the first box of this number, without one XMP's, holds in a JPEG 2000 file; empty where there is none."""
+    return next((data[16:] for data in jp2_boxes(content, b"uuid") if data[:16] == number), b"")
 
 
 def jp2_boxes(content: bytes, wanted: bytes) -> Iterator[bytes]:

@@ -63,6 +63,7 @@ def train() -> None:
               help="The one to recommend.  [default: the base's, else 1]")  # fmt: skip
 @click.option("--guidance", type=FiniteRange(0, MOST_GUIDANCE), metavar="G",
               help="The one to recommend.  [default: the base's, else 0]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Write over a model that is there.")
 def export(
     runs: tuple[Path, ...],
     output: Path,
@@ -70,13 +71,16 @@ def export(
     decoders: tuple[Path, ...],
     temperature: float | None,
     guidance: float | None,
+    force: bool,
 ) -> int:
     """Write a model folder from the averaged weights of RUNs; those of one stage are averaged once more."""
     from colorize_cli import config
-    from colorize_cli.checkpoints import load_model, save_model
+    from colorize_cli.checkpoints import DESCRIPTION, load_model, save_model
     from colorize_cli.training.start import stages_of_runs, take_decoders
 
     with refusals():
+        if not force and (output / DESCRIPTION).exists():
+            raise ColorizeError(f"{output} holds a model; name another folder, or write over it by --force")
         stages: dict[str, nn.Module] = {}
         if base is not None:
             model = load_model(base)

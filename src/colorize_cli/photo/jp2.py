@@ -61,11 +61,6 @@ def encoded(pixels: np.ndarray, block: bytes, packet: bytes, iptc: bytes) -> byt
     return content
 
 
-def of_uuid(content: bytes, number: bytes) -> bytes:
-    """What the first box of this number holds; empty without one."""
-    return next((data[16:] for data in xmp.jp2_boxes(content, b"uuid") if data[:16] == number), b"")
-
-
 def profile(content: bytes) -> bytes | None:
     """The ICC profile of a file."""
     for header in xmp.jp2_boxes(content, b"jp2h"):

@@ -138,12 +138,12 @@ def of_image(image: Image.Image, content: bytes) -> Metadata:
     if image.format == "GIF" and content:
         return replace(found, xmp=xmp.gif_packet(content) or b"", comments=gif_comments(content))
     if image.format == "JPEG2000" and content:
-        iptc, block = jp2.of_uuid(content, jp2.IPTC_UUID), jp2.of_uuid(content, jp2.EXIF_UUID)
+        iptc, block = xmp.jp2_uuid(content, jp2.IPTC_UUID), xmp.jp2_uuid(content, jp2.EXIF_UUID)
         return replace(
             found,
             exif=block,
             resolution=found.resolution or exif_block.block_resolution(block),
-            xmp=xmp.jp2_packet(content) or b"",
+            xmp=xmp.jp2_uuid(content),
             photoshop=_packed([(IPTC_RESOURCE, iptc)]) if iptc else b"",
         )
     if image.format == "PSD" and content:
