@@ -222,6 +222,11 @@ def test_json_is_one_line_a_photo_with_all_that_repeats_it(colorize, gray_photo:
     assert (record["size"], record["seed"], record["temperature"]) == ([90, 60], 9, 0.9)
     assert len(record["bits_per_pixel"]) == 2
     assert {"model", "device", "dtype", "threads", "seconds", "status"} <= set(record)
+    again = json.loads(colorize(gray_photo, "-n", 2, "--seed", 9, "--json").stdout)
+    assert set(again) == {*record, "skipped"}
+    assert again | {"seconds": 0} == record | {"status": "skipped", "skipped": "exists", "seconds": 0} | {
+        field: None for field in ("input_bytes", "input_mtime_ns", "sha256", "size")
+    } | {"bits_per_pixel": []}
 
 
 def test_quiet_prints_nothing(colorize, gray_photo: Path) -> None:

@@ -37,7 +37,7 @@ class Record:
     former: frozenset[str]  # the same of pictures that earlier lines tell of and this one does not
     input_bytes: int | None  # None where the photo could not be had
     input_mtime_ns: int | None
-    sha256: str  # of the photo's file; empty where it failed before it was drawn
+    sha256: str | None  # of the photo's file; none where it failed before it was drawn
     error: str
     final: bool  # a failure that only --retry-failed tries again
 
@@ -103,7 +103,7 @@ class Manifest:
                 former=former.difference(outputs),
                 input_bytes=values["input_bytes"],
                 input_mtime_ns=values["input_mtime_ns"],
-                sha256=values.get("sha256", ""),
+                sha256=values.get("sha256"),
                 error=values.get("error", ""),
                 final=values.get("final", True),
             )

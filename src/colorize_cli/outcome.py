@@ -19,7 +19,7 @@ class Outcome:
     size: tuple[int, int] | None = None  # width, height of the pictures
     bits_per_pixel: list[float] = field(default_factory=list)
     seconds: float = 0.0  # of work, beside and in the model
-    sha256: str = ""  # of the photo's file, as are the next two
+    sha256: str | None = None  # of the photo's file, as are the next two; none where it was not looked into
     input_bytes: int | None = None
     input_mtime_ns: int | None = None
     notes: list[str] = field(default_factory=list)  # what could not be kept, and what was passed over
