@@ -325,8 +325,20 @@ def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(colorize, t
     assert sorted(pictures(out)) == [f"{index}_color1.png" for index in range(8)]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("no such kernel"), "not foreseen: RuntimeError: no such kernel; please report it with the photo"),
+        (
+            RuntimeError("can't start new thread"),
+            "too little memory, or too few threads allowed (can't start new thread); end other programs, raise the"
+            " limit or ask for fewer --threads",
+        ),
+        (MemoryError(), "too little memory, or too few threads allowed (MemoryError)"),
+    ],
+)
 def test_a_photo_over_which_the_model_fails_is_reported_and_the_rest_done(
-    colorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
     for index in range(3):
         write_gray(tmp_path / "in" / f"{index}.png", 30, 30, index)
@@ -334,13 +346,15 @@ def test_a_photo_over_which_the_model_fails_is_reported_and_the_rest_done(
 
     def fails_over_one(colorizer: Colorizer, group: Sequence[tuple[Todo, steps.Look]], *rest: object) -> list[Drawn]:
         if group[0][0].job.name == "1":
-            raise RuntimeError("out of memory")
+            raise error
         return draw(colorizer, group, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(local_engine, "draw", fails_over_one)
     result = colorize(tmp_path / "in", "-o", tmp_path / "out", *ONE)
     assert (result.exit_code, result.exception) == (1, None)
-    assert "1.png: not foreseen: RuntimeError: out of memory" in result.stderr
+    assert f"1.png: {told}" in result.stderr
+    (failed,) = (line for line in lines(tmp_path / "out") if line["status"] == "failed")
+    assert failed["final"] is False
     assert sorted(pictures(tmp_path / "out")) == ["0_color1.png", "2_color1.png"]
 
 

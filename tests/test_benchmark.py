@@ -33,21 +33,32 @@ def test_every_stage_has_a_time_and_those_of_the_model_a_share_of_the_limit(tiny
     ]
     assert all(line["seconds"] > 0 and line["peak_memory"] > 0 and line["photo"] == "90x60" for line in lines)
     for line in lines:
-        if line["stage"] in ("encode", "coarse", "color upsampler", "spatial upsampler"):
+        if line["stage"] != "whole photo":
             assert line["share"] == pytest.approx(line["least_seconds"] / line["seconds"])
             assert 0 < line["share"] < 1
     assert all(1 < line["passes_per_row"] <= 65 for line in lines if line["stage"] == "coarse")
     assert set(record["peak_flops"]) == {"float32", "bfloat16"}
     assert record["naive"]["extrapolated"] is True
     assert record["naive"]["seconds"] == pytest.approx(64 * record["naive"]["seconds_per_row"])
+    ours = sum(line["seconds"] for line in lines if line["stage"] in ("encode", "coarse") and line["samples"] == 1)
+    assert record["naive"]["ratio"] == pytest.approx(record["naive"]["seconds"] / ours)
 
 
 def test_the_table_names_the_machine_and_the_stages_asked_for(tiny_model: Path) -> None:
-    output = bench("--model", str(tiny_model), "-n", "1", "--stage", "join", "--photo", "90x60", "--photo", "30x20")
+    words = ["-n", "1", "--photo", "90x60", "--photo", "30x20"]
+    output = bench("--model", str(tiny_model), *words, *words, "--stage", "join", "--stage", "decode file")
     head, columns, *rows = output.splitlines()
     assert "GFLOP/s in float32" in head
     assert columns.split()[:2] == ["stage", "photo"]
-    assert [row.split()[:3] for row in rows] == [["join", "90x60", "1"], ["join", "30x20", "1"]]
+    assert [row[:35].split("  ")[0] + row[18:28] for row in rows] == [
+        f"{stage} {size:>9}" for size in ("90x60", "30x20") for stage in ("decode file", "join")
+    ]
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_timed() -> None:
+    result = CliRunner().invoke(cli, ["bench", "--model", "nope"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "nope" in result.stderr
 
 
 @pytest.mark.parametrize("size", ["big", "1000", "0x10", "10x-3", "70000x10", "20000x20000"])

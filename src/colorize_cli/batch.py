@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from colorize_cli.planning import Todo
     from colorize_cli.views import GrayPhoto, Prediction
 
+SHORTAGES = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # torch's words and Python's
+
 
 @dataclass
 class Destination:
@@ -220,6 +222,12 @@ def failure(source: str, error: Exception) -> Outcome:
         known: tuple[int | None, int | None] = (status.st_size, status.st_mtime_ns)
     except OSError:
         known = (None, None)
+    if is_shortage(error):
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        error = PassingError(
+            f"too little memory, or too few threads allowed ({said}); end other programs, raise the limit or ask for"
+            " fewer --threads"
+        )
     message = str(error)
     if not isinstance(error, ColorizeError):
         message = f"not foreseen: {type(error).__name__}: {message}; please report it with the photo"
@@ -227,6 +235,13 @@ def failure(source: str, error: Exception) -> Outcome:
         message = f"{source}: {message}"
     final = not (isinstance(error, ColorizeError) and error.passing)
     return Outcome(source, "failed", input_bytes=known[0], input_mtime_ns=known[1], error=message, final=final)
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether the system, or a GPU, had no more to give."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in SHORTAGES)
+    )
 
 
 def drawing_failure(source: str, error: Exception) -> Outcome:

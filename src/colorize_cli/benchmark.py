@@ -2,7 +2,7 @@
 
 A stage's least time comes from its floating-point operations, counted by running the very same modules without numbers
 (on torch's "meta" device, attention with a single head unfolded), and from the bytes that must move at least: every
-weight, and what goes in and out, once.
+weight, and what goes in and out, once; of a file its pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from colorize_cli import chroma, machine
 from colorize_cli.checkpoints import build_stage, cast_stage, save_model
 from colorize_cli.colorizer import Colorizer
-from colorize_cli.config import BACKBONE_SIZE, BENCH_STAGES, STAGES
+from colorize_cli.config import BACKBONE_SIZE, BENCH_STAGES, FULL_SIZE, STAGES
 from colorize_cli.models.coarse import ColTranCore
 from colorize_cli.models.rows import RowDecoder, Tile, project_context
 from colorize_cli.models.upsamplers import ChannelUpsampler
@@ -41,12 +41,12 @@ MOST_SECONDS = 20.0  # spent on repeating one stage
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage has to do for one sample (the encoder: for one photo)."""
+    """What a stage has to do for one sample (what comes before drawing: for one photo)."""
 
-    flops: dict[str, float]  # by dtype
-    pass_flops: float  # of one pass of the inner decoder over a row
-    weights: float  # bytes of the weights, read once for all samples
-    other: float  # bytes of what goes in and out, for each
+    flops: dict[str, float] = field(default_factory=dict)  # by dtype
+    pass_flops: float = 0  # of one pass of the inner decoder over a row
+    weights: float = 0  # bytes of the weights, read once for all samples
+    other: float = 0  # bytes of what goes in and out, for each
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,11 @@ class NaiveCost:
     rows: int  # that were timed
     seconds_per_row: float
     seconds: float  # of one coarse image: extrapolated
+    ratio: float | None  # to encode and draw one here, where both were timed
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"extrapolated": True}
+        """For JSON; what does not apply is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None} | {"extrapolated": True}
 
 
 def random_model(folder: Path) -> Path:
@@ -125,7 +126,7 @@ class Benchmark:
         self.path = made_up_photo(folder / "photo.jpg", *size)
         self.opened = open_photo(self.path)
         self.view = see(self.opened.luma)
-        self.works = least_work(self.colorizer)
+        self.works = least_work(self.colorizer) | moving_work(size)
         self.passes: list[float] = []
 
     def run(self, stages: Sequence[str], samples: Sequence[int]) -> Iterator[StageCost]:
@@ -194,18 +195,19 @@ class Benchmark:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             **asdict(timed),
         )
-        if stage not in self.works or line.dtype is None:
+        if stage not in self.works:
             return line
         work = self.works[stage]
-        passes = sum(self.passes) if stage == "coarse" else 0
+        passes = sum(self.passes)  # none but in the coarse stage
         flops = {dtype: each * count for dtype, each in work.flops.items()}
-        flops[line.dtype] += work.pass_flops * passes
+        if line.dtype is not None:
+            flops[line.dtype] += work.pass_flops * passes
         moved = work.weights + work.other * count
         least = self.limits.least_seconds(flops, moved)
         per_row = passes / count / self.colorizer.model.core.config.resolution
         return replace(
             line,
-            flops=sum(flops.values()),
+            flops=sum(flops.values()) or None,
             moved=moved,
             least_seconds=least,
             share=least / timed.seconds,
@@ -235,6 +237,7 @@ def least_work(colorizer: Colorizer) -> dict[str, Work]:
         seen = 0.0 if core.backbone is None else count_flops(lambda: core.backbone(eye))[0]  # type: ignore[misc]
         by_dtype = {names["core"]: flops - seen}
         by_dtype["float32"] = by_dtype.get("float32", 0.0) + seen
+        works["load"] = Work(weights=sum(parameters.values()))
         works["encode"] = Work(by_dtype, 0, parameters["core"], projected)
         bins = torch.zeros(1, side, dtype=torch.int64)
         tile = Tile(RowDecoder(core, 1), [projections])
@@ -253,6 +256,16 @@ def least_work(colorizer: Colorizer) -> dict[str, Work]:
     return works
 
 
+def moving_work(size: tuple[int, int]) -> dict[str, Work]:
+    """That of the stages that only move pixels, of a gray photo of this width and height."""
+    gray, colors = size[0] * size[1], 3 * FULL_SIZE**2
+    return {
+        "decode file": Work(other=gray),
+        "join": Work(other=gray + colors + 3 * gray),
+        "encode file": Work(other=3 * gray),
+    }
+
+
 def count_flops(run: Callable[[], Result]) -> tuple[float, Result]:
     """Of the matrix products and convolutions in `run`, two a multiplication and addition; and what it gave."""
     with FlopCounterMode(display=False) as counter:
@@ -265,8 +278,11 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> float:
     return float(sum(t.numel() * t.element_size() for t in tensors))
 
 
-def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int) -> NaiveCost:
-    """Time `rows` rows of the published way of sampling, in float32, and extrapolate to a whole image."""
+def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int, costs: Sequence[StageCost]) -> NaiveCost:
+    """Time `rows` rows of the published way of sampling, in float32, and extrapolate to a whole image.
+
+    `costs` are what it is compared with.
+    """
     core = copy.deepcopy(colorizer.model.core).float()
     gray, eye = (colorizer.tensor(array) for array in (view.gray_64, view.backbone_gray))
     drawing = draw_naively(core, gray.int(), eye, noise_stream(0, 0, view.gray_256))
@@ -275,4 +291,6 @@ def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int) -> NaiveCost:
     for _ in range(rows):
         next(drawing)
     seconds = (time.perf_counter() - started) / rows
-    return NaiveCost(colorizer.model.name, rows, seconds, seconds * core.config.resolution)
+    whole = seconds * core.config.resolution
+    ours = {cost.stage: cost.seconds for cost in costs if cost.samples == 1 and cost.stage in {"encode", "coarse"}}
+    return NaiveCost(colorizer.model.name, rows, seconds, whole, whole / sum(ours.values()) if len(ours) == 2 else None)

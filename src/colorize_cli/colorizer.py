@@ -103,7 +103,8 @@ class Colorizer:
     photo's 256x256 gray, the options, the seed and its number alone.
 
     Samples are drawn in copies of this process beside it where that is possible; set `forks` to False where it is not
-    wanted, or while another thread works with torch.
+    wanted, or while another thread works with torch. Processes of your own in which a `Colorizer` is to work start by
+    `spawn`, not by `fork`: torch waits for ever in a fork of a process where its threads have worked.
     """
 
     def __init__(self, model: Model, device: torch.device, dtypes: dict[str, torch.dtype]) -> None:

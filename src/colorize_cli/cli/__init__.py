@@ -15,6 +15,7 @@ from colorize_cli.cli.bench import bench
 from colorize_cli.cli.evaluate import evaluate
 from colorize_cli.cli.inspect import inspect
 from colorize_cli.cli.photos import photos
+from colorize_cli.cli.streams import output_lost
 from colorize_cli.cli.train import train
 
 PROGRAM = "colorize"
@@ -96,4 +97,9 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:  # of a file, or of no call to the system: not foreseen
+            raise
+        click.echo(f"error: {output_lost(error)}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

@@ -52,7 +52,8 @@ class PhotoSize(click.ParamType):  # type: ignore[type-arg]
               help="Runs of each stage after one that does not count, fewer of one that takes long; the median is"
                    " given.")  # fmt: skip
 @click.option("--naive", is_flag=True,
-              help="Also time the published way of sampling: two rows, the rest extrapolated.")  # fmt: skip
+              help="Also time the published way of sampling: two rows, the rest extrapolated. Its ratio to what"
+                   " encode and coarse take for one sample is given where both are timed.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def bench(
     model: str,
@@ -68,31 +69,37 @@ def bench(
     """Time every stage of a model on a made-up photo.
 
     Beside each time stand the least that this machine could do it in, by its own matrix-product peak and memory
-    bandwidth, measured in the same run, and the share of that limit that is reached. `--model published` is the
-    model of the paper with random weights.
+    bandwidth, measured in the same run, and the share of that limit that is reached. CPU s is the time of all threads
+    and processes together; peak MB the most memory that this process held while the stage ran, what was loaded
+    before included and copies of the process not; passes how often the inner decoder ran over a row of 64 pixels.
+    `--model published` is the model of the paper with random weights.
     """
     import torch
 
     from colorize_cli import machine
     from colorize_cli.benchmark import PUBLISHED, Benchmark, random_model, time_naive
+    from colorize_cli.checkpoints import find_model
     from colorize_cli.colorizer import resolve_device
 
     costs: list[StageCost] = []
+    wanted = [stage for stage in BENCH_STAGES if stage in (stages or BENCH_STAGES)]
     try:
         torch_device = resolve_device(device)
+        if model != PUBLISHED:
+            find_model(model)  # before anything takes time
         limits = machine.measure_limits(torch_device, [torch.float32, torch.bfloat16])
         with tempfile.TemporaryDirectory(prefix="colorize-bench-") as name:
             folder = Path(name)
             source = str(random_model(folder / PUBLISHED)) if model == PUBLISHED else model
             if not as_json:
                 _print_heads(limits)
-            for size in sizes:
+            for size in dict.fromkeys(sizes):
                 benchmark = Benchmark(source, device, dtype, size, folder, limits, repeats)
-                for cost in benchmark.run(stages or BENCH_STAGES, samples):
+                for cost in benchmark.run(wanted, list(dict.fromkeys(samples))):
                     costs.append(cost)
                     if not as_json:
                         _print_cost(cost)
-            published_way = time_naive(benchmark.colorizer, benchmark.view, rows=2) if naive else None
+            published_way = time_naive(benchmark.colorizer, benchmark.view, 2, costs) if naive else None
     except ColorizeError as error:
         raise Refusal(str(error)) from error
     if as_json:
@@ -110,9 +117,10 @@ def bench(
             record["naive"] = published_way.to_dict()
         click.echo(json.dumps(record))
     elif published_way is not None:
+        ratio = "" if published_way.ratio is None else f", {published_way.ratio:.0f} times encode and coarse above"
         click.echo(
             f"the published way of sampling, float32: {published_way.seconds:.0f} s for one coarse image,"
-            f" extrapolated from {published_way.rows} rows"
+            f" extrapolated from {published_way.rows} rows{ratio}"
         )
     return 0
 

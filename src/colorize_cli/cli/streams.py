@@ -23,8 +23,13 @@ def writing_to_output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more when it ends
-        raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
+        raise output_lost(error) from error
+
+
+def output_lost(error: OSError) -> OutputError:
+    """What to say of standard output that takes no more; nothing more is written to it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more when it ends
+    return OutputError(f"standard output: cannot be written ({error.strerror})")
 
 
 class StandardStreams:
