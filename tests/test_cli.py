@@ -241,6 +241,13 @@ def test_json_is_one_line_a_photo_with_all_that_repeats_it(colorize, gray_photo:
     assert again == record | unseen | {"status": "skipped", "skipped": "exists", "seconds": 0}
 
 
+def test_the_table_breaks_no_line_where_it_is_not_for_a_screen(colorize, tmp_path: Path) -> None:
+    photo = write_gray(tmp_path / ("a" * 100) / ("b" * 100) / "photo.png", 30, 20)
+    result = colorize(photo, "-n", 1)
+    (row,) = (line.split() for line in result.stdout.splitlines() if "photo_color1" in line)
+    assert row[:3] == [str(photo), str(photo.with_name("photo_color1.png")), "30x20"]
+
+
 def test_quiet_prints_nothing(colorize, gray_photo: Path) -> None:
     result = colorize(gray_photo, "-n", 1, "-q")
     assert (result.exit_code, result.output) == (0, "")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 30.0  # between plain lines
 TABLE_ROWS = 40  # photos that are shown one by one; of larger runs only those that failed are
+MOST_COLUMNS = 100_000  # of a table that is not for a screen
 SKIPPED = {"done": "done before", "exists": "pictures exist"}
 
 
@@ -189,7 +190,7 @@ def _print_table(outcomes: Iterable[Outcome]) -> None:
 
     table = Table(box=None, header_style="bold")
     for name in ("photo", "pictures", "size", "bits/pixel", "seconds"):
-        table.add_column(name, overflow="fold")  # names stay whole on a narrow screen
+        table.add_column(name, overflow="fold")  # on a narrow screen nothing is left out
     for outcome in outcomes:
         pictures = "\n".join(map(printable, outcome.outputs)) or "-"
         if outcome.status == "skipped":
@@ -203,4 +204,7 @@ def _print_table(outcomes: Iterable[Outcome]) -> None:
             "\n".join(f"{bits:.3f}" for bits in outcome.bits_per_pixel),
             f"{outcome.seconds:.1f}" if outcome.status == "written" else "",
         )
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:  # a file or a program takes lines of any length
+        console.width = console.measure(table, options=console.options.update_width(MOST_COLUMNS)).maximum
+    console.print(table)
