@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import ExifTags, Image
 
-from colorize_cli.cli import cli
+from colorize_cli.cli import cli, main
 from colorize_cli.cli.reporting import Reporter
 from tests.conftest import EXAMPLES, write_gray
 from tests.test_batch import SIGNALS
@@ -141,6 +142,36 @@ def test_so_it_is_told_by_every_other_command(words: tuple[str, ...]) -> None:
         1,
         "error: standard output: cannot be written (No space left on device)\n",
     )
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """The console script, with a command that raises an error; it changes nothing of this process."""
+
+    def run(error: Exception) -> None:
+        def fails(**_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "main", fails)
+        monkeypatch.setattr("colorize_cli.cli.keep_memory", lambda: None)
+        monkeypatch.setattr("colorize_cli.cli.signal.getsignal", lambda number: None)
+        main()
+
+    return run
+
+
+def test_an_error_of_the_system_is_not_taken_for_one_of_standard_output(failing: Callable[[Exception], None]) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        failing(OSError(28, "No space left on device"))
+
+
+def test_a_shortage_of_memory_is_told_in_one_line(
+    failing: Callable[[Exception], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        failing(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: too little memory")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="as a POSIX shell closes it")

@@ -57,21 +57,22 @@ def test_a_sample_is_byte_identical_for_any_number_of_threads_and_calls_beside_i
 
 
 def test_a_sample_is_byte_identical_whether_processes_or_threads_draw_it(colorizer: Colorizer) -> None:
-    view, options, rows = see(wave(2)), SamplingOptions(3, seed=3), {True: 0, False: 0}
-    made, forks = [], colorizer.forks
+    view, options, rows = see(wave(2)), SamplingOptions(3, seed=3), []
+    made, forks, before = [], colorizer.forks, torch.get_num_threads()
     assert forks == (sys.platform == "linux")
     try:
-        for colorizer.forks in (True, False):
-
-            def count(drawn: int, forked: bool = colorizer.forks) -> None:
-                rows[forked] += drawn
-
-            made += colorizer.predict([view], options, count)
+        for threads in (2, 5):  # so that one sample is left over, or all are
+            for colorizer.forks in (forks, False):
+                torch.set_num_threads(threads)
+                drawn: list[int] = []
+                made += colorizer.predict([view], options, drawn.append)
+                rows.append(sum(drawn))
     finally:
         colorizer.forks = forks
-    assert all(same(a, b) for a, b in zip(*made, strict=True))
+        torch.set_num_threads(before)
+    assert all(same(a, b) for other in made[1:] for a, b in zip(made[0], other, strict=True))
     assert [sample.index for sample in made[0]] == [1, 2, 3]
-    assert rows == {True: 3 * 64, False: 3 * 64}
+    assert rows == [3 * 64] * 4
 
 
 def test_a_result_has_the_photos_size_and_all_that_made_it(tiny_model: Path) -> None:
@@ -119,7 +120,7 @@ def test_a_small_photo_is_seen_by_the_backbone_from_its_64x64_gray() -> None:
     assert np.array_equal(large.backbone_gray, expected)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cpu:", "cuda:", "cuda:x", "cuda:99", ""])
+@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cpu:", "cuda:", "cuda:x", "cuda:²", "cuda:99", ""])
 def test_a_device_that_cannot_be_had_is_refused_by_its_name(device: str) -> None:
     with pytest.raises(OptionError, match=f"device is '{device}'"):
         resolve_device(device)

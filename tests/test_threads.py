@@ -15,6 +15,7 @@ from colorize_cli.models.layers import AxialLayer, AxialStack, LineBlock
 from colorize_cli.models.packed import PackedLinear
 from colorize_cli.models.threads import spread
 from colorize_cli.openmp import SPINS
+from tests.thread_limit import allow_threads
 
 CPU = torch.device("cpu")
 
@@ -42,6 +43,20 @@ def test_each_piece_has_one_torch_thread_and_the_results_keep_their_order(two_th
     thread.start()
     thread.join()
     assert new_thread == [2]
+
+
+def test_too_few_threads_are_an_error_and_may_be_enough_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        with monkeypatch.context() as patch:
+            allow_threads(patch, 3)
+            with pytest.raises(RuntimeError, match="start new thread"):
+                spread(abs, range(6), CPU)
+        assert spread(abs, range(6), CPU) == list(range(6))
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_error_in_a_piece_comes_out_and_leaves_the_rest_undone(two_threads: None) -> None:
@@ -90,7 +105,8 @@ def test_a_block_of_lines_is_the_layers_own_attention_and_mlp(heads: int) -> Non
     middle = norms[0](x + attention.lines(x))
     expected = norms[1](middle + mlp(middle))
     with torch.inference_mode():
-        found = LineBlock(attention, mlp, norms, attention.bias().repeat(3, 1, 1))(x[0])
+        bias = attention.bias().repeat(3, 1, 1)
+        found = LineBlock(attention, mlp, norms, bias)(x[0], torch.empty_like(bias))
     assert torch.allclose(found, expected[0], atol=1e-4)
 
 

@@ -15,6 +15,7 @@ from colorize_cli.batch import failure
 from colorize_cli.config import SamplingOptions
 from colorize_cli.errors import PassingError, PhotoError
 from colorize_cli.workers import WorkerPool, WorkerProcess
+from tests.thread_limit import allow_threads
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed as POSIX kills them")
 
@@ -113,6 +114,42 @@ def test_a_copy_of_this_process_answers_with_what_it_inherited_and_reports_meanw
         assert pool.run(pool.ask, reports.append, 1).result()[0] != pid
     finally:
         pool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made where they are safe")
+def test_an_answer_that_nobody_waited_for_does_not_pass_for_the_next() -> None:
+    def answer(report: Callable[[object], None], number: int) -> int:
+        report(number)
+        return number
+
+    def fails(value: object) -> None:
+        raise ValueError(f"the bar broke at {value}")
+
+    pool = WorkerPool(1, answer=answer)
+    try:
+        with pytest.raises(ValueError, match="the bar broke at 1"):
+            pool.run(pool.ask, fails, 1).result()
+        assert pool.run(pool.ask, print, 2).result() == 2
+    finally:
+        pool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made where they are safe")
+def test_an_answer_that_cannot_be_sent_is_told_as_an_error() -> None:
+    pool = WorkerPool(1, answer=lambda report: lambda: None)
+    try:
+        with pytest.raises(RuntimeError, match="pickle"):
+            pool.run(pool.ask, print).result()
+    finally:
+        pool.close()
+
+
+def test_too_few_threads_to_warm_up_are_an_error_and_no_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = WorkerPool(3)
+    allow_threads(monkeypatch, 2)
+    with pytest.raises(RuntimeError, match="start new thread"):
+        pool.warm_up()
+    pool.close(at_once=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="copies are made where they are safe")

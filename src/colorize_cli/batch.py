@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from colorize_cli import storage
 from colorize_cli.config import CORE_SIZE, DEFAULT_MAX_PIXELS
-from colorize_cli.errors import ColorizeError, OutputError, PassingError, PhotoError
+from colorize_cli.errors import ColorizeError, OutputError, PassingError, PhotoError, is_shortage, shortage
 from colorize_cli.locations import identity, is_url, place
 from colorize_cli.outcome import Outcome, RunFacts
 from colorize_cli.steps import Look, Picture, Shaping
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from colorize_cli.manifest import Manifest
     from colorize_cli.planning import Todo
     from colorize_cli.views import GrayPhoto, Prediction
-
-SHORTAGES = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # torch's words and Python's
 
 
 @dataclass
@@ -223,11 +221,7 @@ def failure(source: str, error: Exception) -> Outcome:
     except OSError:
         known = (None, None)
     if is_shortage(error):
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        error = PassingError(
-            f"too little memory, or too few threads allowed ({said}); end other programs, raise the limit or ask for"
-            " fewer --threads"
-        )
+        error = PassingError(shortage(error))
     message = str(error)
     if not isinstance(error, ColorizeError):
         message = f"not foreseen: {type(error).__name__}: {message}; please report it with the photo"
@@ -235,13 +229,6 @@ def failure(source: str, error: Exception) -> Outcome:
         message = f"{source}: {message}"
     final = not (isinstance(error, ColorizeError) and error.passing)
     return Outcome(source, "failed", input_bytes=known[0], input_mtime_ns=known[1], error=message, final=final)
-
-
-def is_shortage(error: Exception) -> bool:
-    """Whether the system, or a GPU, had no more to give."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in SHORTAGES)
-    )
 
 
 def drawing_failure(source: str, error: Exception) -> Outcome:

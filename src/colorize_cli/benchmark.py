@@ -81,7 +81,7 @@ class NaiveCost:
     rows: int  # that were timed
     seconds_per_row: float
     seconds: float  # of one coarse image: extrapolated
-    ratio: float | None  # to encode and draw one here, where both were timed
+    ratio: float | None  # to encode and draw one here, where both were timed; its own encoder was not
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what does not apply is left out."""
@@ -126,7 +126,9 @@ class Benchmark:
         self.path = made_up_photo(folder / "photo.jpg", *size)
         self.opened = open_photo(self.path)
         self.view = see(self.opened.luma)
-        self.works = least_work(self.colorizer) | moving_work(size)
+        self.works = least_work(self.colorizer)
+        if self.colorizer.device.type == "cpu":  # whose memory was measured
+            self.works |= moving_work(size)
         self.passes: list[float] = []
 
     def run(self, stages: Sequence[str], samples: Sequence[int]) -> Iterator[StageCost]:
@@ -156,11 +158,11 @@ class Benchmark:
         def draw(report: Report, numbers: Sequence[int]) -> list[CoarseSample]:
             streams = (noise_stream(0, number, self.view.gray_256) for number in numbers)
             batch = [SampleRequest(requests[0].projections, noise) for noise in streams]
-            return draw_samples(self.colorizer.decoder, batch)
+            return draw_samples(self.colorizer.decoder, batch, model.temperature, model.guidance)
 
         @torch.inference_mode()
         def coarse(count: int) -> None:
-            samples = self.colorizer.share(draw, count, lambda rows: None)
+            samples = self.colorizer.share(draw, lambda number, sample: sample, count, lambda rows: None)
             self.passes = [sample.passes for sample in samples]
 
         @torch.inference_mode()
@@ -179,7 +181,7 @@ class Benchmark:
             "encode file": lambda count: [
                 save_photo([picture], self.opened, self.folder / f"color{index}.jpg") for index in range(count)
             ],
-            # Less than its parts: while one sample is drawn another one is enlarged or joined.
+            # From the file to joined pixels. While one sample is joined another one is drawn or enlarged.
             "whole photo": lambda count: self.colorizer.colorize(self.path, count),
         }
 
@@ -285,11 +287,14 @@ def time_naive(colorizer: Colorizer, view: GrayPhoto, rows: int, costs: Sequence
     """
     core = copy.deepcopy(colorizer.model.core).float()
     gray, eye = (colorizer.tensor(array) for array in (view.gray_64, view.backbone_gray))
-    drawing = draw_naively(core, gray.int(), eye, noise_stream(0, 0, view.gray_256))
+    model, noise = colorizer.model, noise_stream(0, 0, view.gray_256)
+    drawing = draw_naively(core, gray.int(), eye, noise, model.temperature, model.guidance)
     next(drawing)  # with the encoder, and not timed
+    machine.synchronize(colorizer.device)
     started = time.perf_counter()
     for _ in range(rows):
         next(drawing)
+    machine.synchronize(colorizer.device)
     seconds = (time.perf_counter() - started) / rows
     whole = seconds * core.config.resolution
     ours = {cost.stage: cost.seconds for cost in costs if cost.samples == 1 and cost.stage in {"encode", "coarse"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -70,13 +71,14 @@ def resolve_device(device: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`; one that this machine lacks raises `OptionError`."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, colon, number = device.partition(":")
-    if kind not in {"cpu", "cuda", "mps"} or (colon and (kind != "cuda" or not number.isdigit())):
+    if re.fullmatch("cpu|mps|cuda(:[0-9]+)?", device) is None:
         raise OptionError(f"device is {device!r}; it must be auto, cpu, cuda, cuda:NUMBER or mps")
+    kind, _, number = device.partition(":")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            raise OptionError(f"device is {device!r}, but {count or 'no'} CUDA device is here; use --device cpu")
+            devices = "no CUDA device" if count == 0 else f"{count} CUDA device{'s' * (count > 1)}, counted from 0"
+            raise OptionError(f"device is {device!r}, but this machine has {devices}; use --device cpu")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise OptionError("device is 'mps', but there is none here; use --device cpu")
     return torch.device(device)
@@ -170,50 +172,60 @@ class Colorizer:
         def encode(one: GrayPhoto) -> list[SampleRequest]:
             return self.requests(one, options.seed, count)
 
-        def make(report: Report, numbers: Sequence[int]) -> list[Prediction]:
-            drawn = draw_samples(
-                self.decoder,
-                [requests[n] for n in numbers],
-                self.temperature(options),
-                self.guidance(options),
-                report,
-            )
-            return [
-                self._finish(n % count, sample, photos[n // count]) for n, sample in zip(numbers, drawn, strict=True)
-            ]
+        def draw(report: Report, numbers: Sequence[int]) -> list[CoarseSample]:
+            wanted = [requests[number] for number in numbers]
+            return draw_samples(self.decoder, wanted, self.temperature(options), self.guidance(options), report)
+
+        def finish(number: int, sample: CoarseSample) -> Prediction:
+            return self._finish(number % count, sample, photos[number // count])
 
         alone = len(photos) == 1 and not in_company
         encoded = [encode(photos[0])] if alone else spread(encode, photos, self.device)
         requests = [request for of_photo in encoded for request in of_photo]
-        predictions = self.share(make, len(requests), report, in_company=in_company)
+        predictions = self.share(draw, finish, len(requests), report, in_company=in_company)
         return [predictions[start : start + count] for start in range(0, len(predictions), count)]
 
     def share(
         self,
-        work: Callable[[Report, Sequence[int]], list[Result]],
+        draw: Callable[[Report, Sequence[int]], list[CoarseSample]],
+        finish: Callable[[int, CoarseSample], Result],
         count: int,
         report: Report,
         *,
         in_company: bool = False,
     ) -> list[Result]:
-        """`work(report, range(count))`, shared out: `work` gives a result for each of its numbers.
+        """`finish(number, sample)` of each number and sample of `draw(report, range(count))`, shared out.
 
-        On a CPU one thread takes a number to its end, in a copy of this process where that is possible. Where the last
-        ones would leave threads idle, all work on each.
+        On a CPU one thread takes a number to its end, in a copy of this process where that is possible. The last ones,
+        which would leave threads idle, are only drawn so; all threads finish each of them.
         """
+
+        def make(report: Report, numbers: Sequence[int]) -> list[Result]:
+            return [finish(number, sample) for number, sample in zip(numbers, draw(report, numbers), strict=True)]
+
         threads = 1 if in_company else torch.get_num_threads()
-        singly = 0 if self.device.type != "cpu" else count - count % threads
-        shares = [range(first, singly, threads) for first in range(min(threads, singly))]
+        rest = count if self.device.type != "cpu" else count % threads
+        last = range(count - rest, count)
+        made = self._side_by_side(make, range(count - rest), threads, report)
+        drawn = self._side_by_side(draw, last, threads, report)
+        return made + [finish(number, sample) for number, sample in zip(last, drawn, strict=True)]
+
+    def _side_by_side(
+        self, work: Callable[[Report, Sequence[int]], list[Result]], numbers: range, threads: int, report: Report
+    ) -> list[Result]:
+        """`work(report, numbers)`, shared out among as many threads or copies of this process."""
+        if self.device.type != "cpu":
+            return work(report, numbers)
+        shares = [numbers[first::threads] for first in range(min(threads, len(numbers)))]
         if self.forks and len(shares) > 1:
             done = share_out(work, shares, report)
         else:
-            shares = [range(number, number + 1) for number in range(singly)]
+            shares = [range(number, number + 1) for number in numbers]
             done = spread(lambda share: work(report, share), shares, self.device)
-        rest = range(singly, count)
-        numbered = dict(zip(rest, work(report, rest), strict=True))
+        numbered: dict[int, Result] = {}
         for share, results in zip(shares, done, strict=True):
             numbered.update(zip(share, results, strict=True))
-        return [numbered[number] for number in range(count)]
+        return [numbered[number] for number in numbers]
 
     @torch.inference_mode()
     def requests(self, gray_photo: GrayPhoto, seed: int, count: int) -> list[SampleRequest]:

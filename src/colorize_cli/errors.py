@@ -33,6 +33,25 @@ class OutputError(ColorizeError):
     """Nothing can be written any more: the disk is full, or the output folder is gone or may not be written to."""
 
 
+SHORTAGES = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # torch's words and Python's
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether the system, or a GPU, had no more to give."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in SHORTAGES)
+    )
+
+
+def shortage(error: BaseException) -> str:
+    """What is said of it."""
+    said = (str(error) or type(error).__name__).splitlines()[0]
+    return (
+        f"too little memory, or too few threads allowed ({said}); end other programs, raise the limit or ask for fewer"
+        " --threads"
+    )
+
+
 def no_such_file(name: str) -> str:
     """What is said of a photo that is not there."""
     return f"{name}: no such file; check the name"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import platform
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 MATRIX_SIDES = (1024, 2048)  # of the products whose best rate is the peak
+LARGE_SIDES = (4096, 8192)  # on a device to which those are nothing
 COPY_BYTES = 2**28  # far more than any cache holds
 
 
@@ -43,14 +45,14 @@ class Limits:
 def measure(run: Callable[[], object], repeats: int, device: torch.device, most_seconds: float) -> Measurement:
     """Time `run` after a warm-up: `repeats` times, or fewer when they would take over `most_seconds` together."""
     run()
-    _synchronize(device)
+    synchronize(device)
     _forget_peak(device)
     walls: list[float] = []
     cpus: list[float] = []
     while len(walls) < repeats and (not walls or sum(walls) + walls[-1] <= most_seconds):
         wall, cpu = time.perf_counter(), _processor_seconds()
         run()
-        _synchronize(device)
+        synchronize(device)
         walls.append(time.perf_counter() - wall)
         cpus.append(_processor_seconds() - cpu)
     return Measurement(statistics.median(walls), statistics.median(cpus), len(walls), _peak_memory(device))
@@ -62,7 +64,7 @@ def measure_limits(device: torch.device, dtypes: list[torch.dtype]) -> Limits:
     flops = {}
     for dtype in dtypes:
         rates = []
-        for side in MATRIX_SIDES:
+        for side in MATRIX_SIDES if device.type == "cpu" else LARGE_SIDES:
             left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
             out = torch.empty_like(left)
             best = _best(lambda a=left, b=right, c=out: torch.mm(a, b, out=c), device)  # type: ignore[misc]
@@ -76,17 +78,22 @@ def _much_memory(device: torch.device) -> torch.Tensor:
     """`COPY_BYTES` of it; on a CPU from the system itself, which has it back at once: no stage's peak is to hold it."""
     if device.type != "cpu":
         return torch.ones(COPY_BYTES // 4, device=device)
-    return torch.frombuffer(mmap.mmap(-1, COPY_BYTES), dtype=torch.float32).fill_(1)
+    private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    memory = mmap.mmap(-1, COPY_BYTES, **private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32).fill_(1)
 
 
 def _best(run: Callable[[], object], device: torch.device, tries: int = 6) -> float:
     run()
     seconds = []
     for _ in range(tries):
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         run()
-        _synchronize(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 
@@ -97,9 +104,12 @@ def _processor_seconds() -> float:
     return time.process_time() + ended.children_user + ended.children_system
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _forget_peak(device: torch.device) -> None:
@@ -127,8 +137,10 @@ def _peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def processor() -> str:
+def processor(device: torch.device) -> str:
     """Its name, as far as the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -64,8 +64,12 @@ class WorkerPool:
         if not self.apart:
             return
         start = threading.Barrier(self.count)
-        for _ in range(self.count):
-            self._threads.submit(lambda: (start.wait(), self._process()))
+        try:
+            for _ in range(self.count):
+                self._threads.submit(lambda: (start.wait(), self._process()))
+        except BaseException:
+            start.abort()  # else those that wait there would wait for ever
+            raise
 
     def submit(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> Future[R]:
         """Have `function` of this package called in a process; the future raises `PhotoError` where that kills two."""
@@ -162,7 +166,7 @@ class WorkerProcess:
     def ask(self, report: Report, *arguments: Any) -> Any:
         """What `answer(report, *arguments)` returns or raises there; what it reports is reported here meanwhile.
 
-        Of no more use once `report` itself has raised.
+        Where `report` raises, the process is of no more use: its answer would pass for that of the next call.
         """
         return self._exchange((None, arguments, {}), report)
 
@@ -181,7 +185,11 @@ class WorkerProcess:
             if kind == "error":
                 raise value
             assert report is not None
-            report(value)
+            try:
+                report(value)
+            except BaseException:
+                self._pipe.close()
+                raise
 
     def terminate(self) -> None:
         """Let it clean up, but no more; a copy has nothing to clean up."""
@@ -239,7 +247,12 @@ def _serve(pipe: Connection, answer: Callable[..., Any] | None) -> None:
                     message = ("result", answer(report, *arguments))
             except Exception as error:
                 message = ("error", error)
-            pipe.send(message)
+            try:
+                pipe.send(message)
+            except OSError:
+                raise
+            except Exception as error:  # it cannot be sent
+                pipe.send(("error", RuntimeError(f"{type(error).__name__}: {error}, of {message[1]!r}")))
 
 
 def _death(code: int | None) -> str:

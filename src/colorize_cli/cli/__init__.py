@@ -15,8 +15,9 @@ from colorize_cli.cli.bench import bench
 from colorize_cli.cli.evaluate import evaluate
 from colorize_cli.cli.inspect import inspect
 from colorize_cli.cli.photos import photos
-from colorize_cli.cli.streams import output_lost
+from colorize_cli.cli.streams import give_up_output, while_printing
 from colorize_cli.cli.train import train
+from colorize_cli.errors import is_shortage, shortage
 
 PROGRAM = "colorize"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # numbers of malloc.h
@@ -97,9 +98,14 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except OSError as error:
-        if error.filename is not None or error.errno is None:  # of a file, or of no call to the system: not foreseen
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
             raise
-        click.echo(f"error: {output_lost(error)}", err=True)
+        click.echo(f"error: {shortage(error)}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if not while_printing(error):
+            raise  # nobody foresaw it
+        click.echo(f"error: {give_up_output(error)}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

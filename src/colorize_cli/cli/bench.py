@@ -15,6 +15,8 @@ from colorize_cli.config import BENCH_STAGES, DEFAULT_MAX_PIXELS, JPEG_LONGEST
 from colorize_cli.errors import ColorizeError
 
 if TYPE_CHECKING:
+    import torch
+
     from colorize_cli.benchmark import StageCost
     from colorize_cli.machine import Limits
 
@@ -70,16 +72,17 @@ def bench(
 
     Beside each time stand the least that this machine could do it in, by its own matrix-product peak and memory
     bandwidth, measured in the same run, and the share of that limit that is reached. CPU s is the time of all threads
-    and processes together; peak MB the most memory that this process held while the stage ran, what was loaded
-    before included and copies of the process not; passes how often the inner decoder ran over a row of 64 pixels.
-    `--model published` is the model of the paper with random weights.
+    and processes together; peak MB the most memory that this process held while the stage ran (a GPU: that was
+    allocated there), what was loaded before included and copies of the process not; passes how often the inner
+    decoder ran over a row of 64 pixels. Samples are drawn as the model recommends; whole photo is from the file to
+    joined pixels, without writing them. `--model published` is the model of the paper with random weights.
     """
     import torch
 
     from colorize_cli import machine
     from colorize_cli.benchmark import PUBLISHED, Benchmark, random_model, time_naive
     from colorize_cli.checkpoints import find_model
-    from colorize_cli.colorizer import resolve_device
+    from colorize_cli.colorizer import resolve_device, resolve_dtypes
 
     costs: list[StageCost] = []
     wanted = [stage for stage in BENCH_STAGES if stage in (stages or BENCH_STAGES)]
@@ -87,12 +90,13 @@ def bench(
         torch_device = resolve_device(device)
         if model != PUBLISHED:
             find_model(model)  # before anything takes time
-        limits = machine.measure_limits(torch_device, [torch.float32, torch.bfloat16])
+        dtypes = dict.fromkeys((torch.float32, *resolve_dtypes(dtype, torch_device).values()))
+        limits = machine.measure_limits(torch_device, list(dtypes))
         with tempfile.TemporaryDirectory(prefix="colorize-bench-") as name:
             folder = Path(name)
             source = str(random_model(folder / PUBLISHED)) if model == PUBLISHED else model
             if not as_json:
-                _print_heads(limits)
+                _print_heads(limits, torch_device)
             for size in dict.fromkeys(sizes):
                 benchmark = Benchmark(source, device, dtype, size, folder, limits, repeats)
                 for cost in benchmark.run(wanted, list(dict.fromkeys(samples))):
@@ -104,7 +108,7 @@ def bench(
         raise Refusal(str(error)) from error
     if as_json:
         record: dict[str, Any] = {
-            "processor": machine.processor(),
+            "processor": machine.processor(torch_device),
             "device": str(torch_device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -125,11 +129,11 @@ def bench(
     return 0
 
 
-def _print_heads(limits: Limits) -> None:
+def _print_heads(limits: Limits, device: torch.device) -> None:
     from colorize_cli import machine
 
     peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in limits.flops.items())
-    click.echo(f"{machine.processor()}: {peaks}; memory {limits.bandwidth / 1e9:.1f} GB/s")
+    click.echo(f"{machine.processor(device)}: {peaks}; memory {limits.bandwidth / 1e9:.1f} GB/s")
     columns = ("stage", "photo", "samples", "dtype", "seconds", "CPU s", "least s", "share", "peak MB", "passes")
     click.echo(ROW.format(*columns))
 
@@ -145,7 +149,7 @@ def _print_cost(cost: StageCost) -> None:
             f"{cost.cpu_seconds:.3f}",
             "" if cost.least_seconds is None else f"{cost.least_seconds:.3f}",
             "" if cost.share is None else f"{cost.share:.0%}",
-            f"{cost.peak_memory / 1e6:.0f}",
+            f"{cost.peak_memory / 1e6:.0f}" if cost.peak_memory else "",
             "" if cost.passes_per_row is None else f"{cost.passes_per_row:.1f}",
         )
     )

@@ -7,10 +7,13 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import click
 
 from colorize_cli.errors import OutputError
 
@@ -23,11 +26,16 @@ def writing_to_output() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise output_lost(error) from error
+        raise give_up_output(error) from error
 
 
-def output_lost(error: OSError) -> OutputError:
-    """What to say of standard output that takes no more; nothing more is written to it."""
+def while_printing(error: OSError) -> bool:
+    """Whether it was raised in printing: `OSError` itself does not tell of what."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def give_up_output(error: OSError) -> OutputError:
+    """Write nothing more to standard output, which takes no more; returns what to say of it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python tries once more when it ends
     return OutputError(f"standard output: cannot be written ({error.strerror})")
 

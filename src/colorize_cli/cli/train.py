@@ -14,6 +14,7 @@ import click
 
 from colorize_cli.cli.finite import FiniteRange
 from colorize_cli.cli.refusal import Refusal
+from colorize_cli.cli.streams import while_printing
 from colorize_cli.cli.train_parts import model_of, sources_of, task_of
 from colorize_cli.config import MOST_GUIDANCE
 from colorize_cli.errors import ColorizeError, OptionError
@@ -43,6 +44,8 @@ def refusals() -> Iterator[None]:
     except BrokenPipeError:
         raise  # nobody reads on: click ends without a word
     except OSError as error:
+        if while_printing(error):
+            raise
         raise Refusal(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 

@@ -219,7 +219,7 @@ class LineBlock:
     def __init__(self, attention: AxialAttention, mlp: MLP, norms: tuple[nn.Module, nn.Module], bias: Tensor) -> None:
         """`bias` `(lines * heads, L, L)` is the attention's own, repeated for the most lines it is given."""
         self.attention, self.heads, self.scale, self.bias = attention, attention.heads, attention.head_size**-0.5, bias
-        self.norms, self.scores = norms, torch.empty_like(bias)
+        self.norms = norms
         if self.heads == 1:
             query, key, value = attention.qkv.weight.float().chunk(3)
             self.query = PackedLinear((key.T @ query).to(bias.dtype), rows=PIXELS_AT_ONCE)
@@ -230,25 +230,25 @@ class LineBlock:
         self.expand = PackedLinear.of(mlp.expand, PIXELS_AT_ONCE)
         self.contract = PackedLinear.of(mlp.contract, PIXELS_AT_ONCE)
 
-    def __call__(self, lines: Tensor) -> Tensor:
-        """`(N, L, D)` to the same."""
+    def __call__(self, lines: Tensor, scores: Tensor) -> Tensor:
+        """`(N, L, D)` to the same; `scores`, of the shape of `bias`, is memory to work in."""
         first, second = self.norms
         x = lines.flatten(0, 1)  # (N * L, D)
         if self.heads == 1:
-            weights = self.weights(self.query(x).view_as(lines), lines)
+            weights = self.weights(self.query(x).view_as(lines), lines, scores)
             attended = torch.baddbmm(lines, weights, self.value(x).view_as(lines)).view_as(x)
         else:
             by_head = self.attention.by_head(self.qkv(x).view(1, *lines.shape[:2], 3, self.heads, -1))
             q, k, v = (part.flatten(0, 1) for part in by_head)  # (N * heads, L, head size)
-            out = torch.bmm(self.weights(q, k), v).view(len(lines), self.heads, *v.shape[1:])
+            out = torch.bmm(self.weights(q, k, scores), v).view(len(lines), self.heads, *v.shape[1:])
             attended = self.output.add(out.transpose(1, 2).reshape(x.shape), x)
         y = first(attended)
         done: Tensor = second(self.contract.add(self.expand.relu(y), y))
         return done.view_as(lines)
 
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, scores: Tensor) -> Tensor:
         """Of the values, `(N * heads, L, L)`."""
-        scores = self.scores[: len(q)]
+        scores = scores[: len(q)]
         torch.baddbmm(self.bias[: len(q)], q, k.transpose(1, 2), alpha=self.scale, out=scores)
         return torch.softmax(scores, dim=-1, out=scores)
 
@@ -284,11 +284,13 @@ class AxialLayer(nn.Module):
         bias = attention.bias(x.shape[2]).to(x.dtype).repeat(count, 1, 1)
         done = torch.empty(x.shape, dtype=x.dtype)
 
+        fast = LineBlock(attention, mlp, (first, second), bias) if x.dtype == torch.bfloat16 else None
+
         def fill(places: list[tuple[int, int]]) -> None:
-            fast = LineBlock(attention, mlp, (first, second), bias) if x.dtype == torch.bfloat16 else None
+            scores = torch.empty_like(bias)
             for image, start in places:
                 lines = x[image, start : start + count].contiguous()
-                done[image, start : start + count] = fast(lines) if fast is not None else block(lines[None])[0]
+                done[image, start : start + count] = fast(lines, scores) if fast is not None else block(lines[None])[0]
 
         places = [(image, start) for image in range(len(x)) for start in range(0, x.shape[1], count)]
         shares = torch.get_num_threads()

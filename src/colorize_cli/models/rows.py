@@ -76,7 +76,7 @@ def conditions(layer: ConditionalLayer, inputs: slice) -> tuple[Tensor, Tensor]:
     return weight, torch.cat((attention.weight.new_zeros(attention.out_features), mlp_scale, mlp_shift))
 
 
-def norms(layer: ConditionalLayer, gray_context: Tensor) -> Norms:
+def project_norms(layer: ConditionalLayer, gray_context: Tensor) -> Norms:
     """Those of the layer's norms for `gray_context` `(1, H, W, D)`, the gamma and beta of published ones included."""
 
     def folded(norm: ConditionalNorm) -> tuple[Tensor, Tensor]:
@@ -105,13 +105,13 @@ def project_context(core: ColTranCore, gray: Tensor, backbone_gray: Tensor | Non
         (gray_context + core.inner.positions())[0],
         [project(layer) for layer in outer],
         [project(layer) for layer in inner],
-        [norms(layer, gray_context) for layer in outer],
-        [norms(layer, gray_context) for layer in inner],
+        [project_norms(layer, gray_context) for layer in outer],
+        [project_norms(layer, gray_context) for layer in inner],
         core.guide(gray_context, gray)[0],
     )
 
 
-def together(tensors: Sequence[Tensor]) -> Tensor:
+def stack_rows(tensors: Sequence[Tensor]) -> Tensor:
     """Those of a tile below one another: a view of one, a copy of several."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
@@ -251,7 +251,7 @@ class Tile:
 
     def gather(self, part: Callable[[ContextProjections], Tensor]) -> Tensor:
         """`(T * W, ...)` of every photo's `(W, ...)`."""
-        return together([part(photo) for photo in self.photos])
+        return stack_rows([part(photo) for photo in self.photos])
 
     def guide_row(self, row: int) -> Tensor:
         """What row `row` is drawn towards, scores `(T, W, 512)` that need no colours."""
@@ -266,7 +266,7 @@ class Tile:
         x = F.embedding(colors, decoder.embedding).add_(self.gather(lambda photo: photo.outer_input[above]))
         qkv = F.embedding(colors, decoder.outer_colors).add_(self.gather(lambda photo: photo.outer_qkv[above]))
         for index, (layer, norms) in enumerate(zip(decoder.outer, self.outer_norms, strict=True)):
-            by = Modulations.of(together([photo.outer[index][above] for photo in self.photos]))
+            by = Modulations.of(stack_rows([photo.outer[index][above] for photo in self.photos]))
             qkv = layer.modulated(qkv if index == 0 else layer.to_qkv(x), by)
             if index % 2 == 0:
                 attended = self.outer_rows[index // 2](qkv)
@@ -285,7 +285,7 @@ class Tile:
         base = self.gather(lambda photo: photo.inner_input[row]) + outer_context
         base_qkv = decoder.inner[0].to_qkv(base)
         modulations = [
-            condition.add(outer_context, together([photo.inner[index][row] for photo in self.photos]))
+            condition.add(outer_context, stack_rows([photo.inner[index][row] for photo in self.photos]))
             for index, condition in enumerate(decoder.outer_conditions)
         ]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from colorize_cli import xmp
 from colorize_cli.atomic import replacing
 from colorize_cli.config import JPEG_LONGEST, OutputOptions
-from colorize_cli.errors import PhotoError
+from colorize_cli.errors import PassingError, PhotoError, is_shortage, shortage
 from colorize_cli.photo import exif, jp2, luma
 from colorize_cli.photo import metadata as meta
 from colorize_cli.photo.metadata import Metadata
@@ -146,6 +146,8 @@ def save_photo(
         with replacing(path) as file:
             notes = write_photo(file, kind, pages, photo, options, provenance)
     except READER_ERRORS as error:
+        if is_shortage(error):
+            raise PassingError(f"{path}: {shortage(error)}") from error
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise PhotoError(f"{path}: cannot be written ({reason}); choose another --output") from error
     return notes
