@@ -124,7 +124,20 @@ def needs_drawing(todo: Todo, look: Look, destination: Destination, samples: int
         wanted = destination.wanted(todo, outputs)
     except PhotoError as error:
         return failure(todo.job.source, error)
-    return None if wanted else Outcome(todo.job.source, "skipped", outputs, skipped="exists")
+    return None if wanted else skipped_after_all(todo, look, outputs)
+
+
+def skipped_after_all(todo: Todo, look: Look, outputs: list[str]) -> Outcome:
+    """The outcome of a photo that was looked at and whose pictures are there."""
+    return Outcome(
+        todo.job.source,
+        "skipped",
+        outputs,
+        sha256=look.sha256,
+        input_bytes=look.input_bytes,
+        input_mtime_ns=look.input_mtime_ns,
+        skipped="exists",
+    )
 
 
 # Of views: a list of samples for each, as `Colorizer.predict` does it.
@@ -186,7 +199,7 @@ def finish(
     try:
         wanted = destination.wanted(todo, outputs)
         if not wanted:  # another run wrote them while this one drew
-            return Outcome(todo.job.source, "skipped", outputs, skipped="exists")
+            return skipped_after_all(todo, look, outputs)
         own = [path for path in wanted if path in todo.replaced or not storage.exists(path)]
         destination.begin(todo, wanted)
         pictures = [picture for picture in drawn.pictures if picture.path in wanted]
