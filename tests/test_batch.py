@@ -334,7 +334,6 @@ def test_a_photo_that_goes_away_midway_is_reported_and_the_rest_done(colorize, t
             "too little memory, or too few threads allowed (can't start new thread); end other programs, raise the"
             " limit or ask for fewer --threads",
         ),
-        (MemoryError(), "too little memory, or too few threads allowed (MemoryError)"),
     ],
 )
 def test_a_photo_over_which_the_model_fails_is_reported_and_the_rest_done(

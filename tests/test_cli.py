@@ -132,11 +132,11 @@ def test_a_standard_output_that_takes_no_more_is_told_in_one_line(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("bench", "--stage", "decode file", "--repeats", "1")])
-def test_so_it_is_told_by_every_other_command(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_so_it_is_told_by_every_other_command(word: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [Path(sys.executable).with_name("colorize"), *words], stdout=full, stderr=subprocess.PIPE, text=True
+            [Path(sys.executable).with_name("colorize"), word], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert (done.returncode, done.stderr) == (
         1,

@@ -75,4 +75,7 @@ def test_an_upsampler_gives_the_published_logits_and_levels(stage: str, levels: 
         logits = upsampler.channel_logits(symbols[channel : channel + 1], y)[0]
         wanted = expected[f"logits_s{stride}"][:, :, channel]
         assert (logits[::stride, ::stride] - wanted).abs().max() < TOLERANCE
-        assert torch.equal(logits.argmax(-1), expected["argmax"][..., channel].long())
+        best = logits.amax(-1, keepdim=True)
+        published = logits.gather(-1, expected["argmax"][..., channel, None].long())
+        assert (best - published).max() < TOLERANCE  # where two are as good, processors choose differently
+        assert (best != published).sum() < 10  # of 65,536

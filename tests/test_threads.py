@@ -47,14 +47,14 @@ def test_each_piece_has_one_torch_thread_and_the_results_keep_their_order(two_th
 
 def test_too_few_threads_are_an_error_and_may_be_enough_later(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(5)
+    torch.set_num_threads(9)  # more than any other test
     try:
         with monkeypatch.context() as patch:
             allow_threads(patch, 3)
             with pytest.raises(RuntimeError, match="start new thread"):
                 spread(abs, range(6), CPU)
         assert spread(abs, range(6), CPU) == list(range(6))
-        assert torch.get_num_threads() == 5
+        assert torch.get_num_threads() == 9
     finally:
         torch.set_num_threads(before)
 
