@@ -19,6 +19,7 @@ from colorize_cli.palette import bins_to_rgb, rgb_to_bins
 from colorize_cli.tf_import import import_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
+TIE = 1e-6  # between two logits: which is the larger one depends on the processor
 TOLERANCE = 1e-4
 
 
@@ -77,5 +78,5 @@ def test_an_upsampler_gives_the_published_logits_and_levels(stage: str, levels: 
         assert (logits[::stride, ::stride] - wanted).abs().max() < TOLERANCE
         best = logits.amax(-1, keepdim=True)
         published = logits.gather(-1, expected["argmax"][..., channel, None].long())
-        assert (best - published).max() < TOLERANCE  # where two are as good, processors choose differently
-        assert (best != published).sum() < 10  # of 65,536
+        assert (best - published).max() < TIE
+        assert (logits.argmax(-1, keepdim=True) != expected["argmax"][..., channel, None]).float().mean() < 1e-4

@@ -70,7 +70,7 @@ class StageCost:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what does not apply is left out."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return applying(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,12 @@ class NaiveCost:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what does not apply is left out."""
-        return {name: value for name, value in asdict(self).items() if value is not None} | {"extrapolated": True}
+        return applying(asdict(self)) | {"extrapolated": True}
+
+
+def applying(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a record is known."""
+    return {name: value for name, value in record.items() if value is not None}
 
 
 def random_model(folder: Path) -> Path:

@@ -283,7 +283,6 @@ class AxialLayer(nn.Module):
         count = max(1, PIXELS_AT_ONCE // x.shape[2])
         bias = attention.bias(x.shape[2]).to(x.dtype).repeat(count, 1, 1)
         done = torch.empty(x.shape, dtype=x.dtype)
-
         fast = LineBlock(attention, mlp, (first, second), bias) if x.dtype == torch.bfloat16 else None
 
         def fill(places: list[tuple[int, int]]) -> None:
